@@ -1,0 +1,435 @@
+"""The engine: ``open`` a session from the Cookie header, ``commit`` it to the response's headers.
+
+The only room that awaits, and the only one that asks the clock and the source of chance. What to write and what to
+send is decided by ``rotation.judge`` and ``plan.plan``; here it is carried out.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from mongosession import cookies
+from mongosession.errors import DataError, DeltaRefused, SessionError, StoreError, StoreUnavailable
+from mongosession.events import Event, EventKind, Verdict
+from mongosession.http import is_public
+from mongosession.keys import KeyRing, Role
+from mongosession.logs import log, logger
+from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, plan
+from mongosession.policy import Cookie, Rotation, Timeouts
+from mongosession.rotation import Judgement, expiry, judge
+from mongosession.session import Session, tracker
+from mongosession.store import COPIED, REVOKED, Record, Stamp, Store
+from mongosession.tokens import Presented, Token, TokenCodec, session_id
+from mongosession.tracker import Tracker
+from mongosession.values import decode_name
+
+Headers = list[tuple[str, str]]
+
+MAX_DATA = 64 * 1024
+
+
+class SessionEngine:
+    """Sessions over one store, under one cookie. One per application; any number of processes may share the store.
+
+    Args:
+        store: where the sessions live: ``MongoStore`` or ``MemoryStore``.
+        keys: the secret keys: the primary one, then old ones. At least 32 random bytes each.
+        next_keys: keys that other servers may already sign with; see the three steps of a key change.
+        rotation: how tokens change.
+        timeouts: how long sessions live.
+        cookie: the cookie's name and attributes.
+        max_data: bytes of BSON that a session's data may have, default 64 KiB. Every request reads them all; MongoDB
+            itself ends at 16 MiB.
+        write: ``"before_response"`` (default): what a request stored is in the database before its answer leaves, so
+            the next request reads it. ``"after_response"``: writes whose response carries no token come after the
+            headers: less latency, and a redirect may overtake its write; a write that fails then is an event only.
+        on_event: called with each ``Event``, on the event loop: it must not block. What it raises is logged.
+        clock: seconds since 1970; the engine's only source of time.
+        random: how many bytes -> so many random bytes; the engine's only source of chance.
+
+    Raises:
+        ValueError: a setting makes no sense; the message names it, its value and the rule.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        keys: Sequence[str | bytes],
+        next_keys: Sequence[str | bytes] = (),
+        rotation: Rotation = Rotation(),  # noqa: B008  # frozen values
+        timeouts: Timeouts = Timeouts(),  # noqa: B008
+        cookie: Cookie = Cookie(),  # noqa: B008
+        max_data: int = MAX_DATA,
+        write: Literal["before_response", "after_response"] = "before_response",
+        on_event: Callable[[Event], object] | None = None,
+        clock: Callable[[], float] = time.time,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        if write not in ("before_response", "after_response"):
+            raise ValueError(f'write is {write!r}; it must be "before_response" or "after_response"')
+        if not 0 < max_data <= 15 * 2**20:
+            raise ValueError(
+                f"max_data is {max_data!r}; it must be 1 to 15 MiB in bytes: a document of MongoDB ends at 16 MiB"
+            )
+        self.store = store
+        self.cookie = cookie
+        self.terms = Terms(rotation, timeouts, max_data)
+        self._codec = TokenCodec(KeyRing(keys, next_keys), cookie.name)
+        self._write = write
+        self._on_event = on_event
+        self._clock = clock
+        self._random = random
+        self._under_way: set[asyncio.Task[Headers]] = set()
+
+    async def setup(self) -> None:
+        """Make the store ready (indexes). Safe to call at every start, from every process.
+
+        Raises:
+            SetupError: what is there has other options; the message says what differs.
+            StoreUnavailable: the database did not answer.
+        """
+        await self.store.setup()
+
+    async def close(self) -> None:
+        """Wait for the writes under way. Call it before the database client is closed."""
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def open(
+        self,
+        cookie: str | Sequence[str] | None,
+        *,
+        tokens: bool = True,
+        large_body: bool = False,
+        on_outage: Literal["raise", "anonymous"] = "raise",
+    ) -> Session:
+        """The session of a request: at most one read, none for a cookie that does not verify.
+
+        Args:
+            cookie: the Cookie header, or all of them, or None.
+            tokens: False rotates and sends nothing: for prefetches, assets, and back ends that forward a browser's
+                cookie and drop ``Set-Cookie``.
+            large_body: the request's body is over 64 KiB or of unknown length (``mongosession.http.large_body``).
+            on_outage: where the database is away: ``"raise"``, or ``"anonymous"`` for an empty session that stores
+                nothing (verdict ``unavailable``).
+
+        Raises:
+            StoreUnavailable: the database did not answer within the deadline.
+        """
+        now = self._now()
+        values = cookies.read(cookie, self.cookie.name)
+        if not values:
+            return Session(Tracker(Judgement(Verdict.ANONYMOUS, now), tokens=tokens))
+        presented = self._presented(values, now)
+        if not presented:
+            return Session(Tracker(Judgement(Verdict.INVALID, now), tokens=tokens))
+        try:
+            record = await self.store.load(session_id(presented[0].token.sid))
+        except StoreUnavailable as error:
+            if on_outage == "raise":
+                raise
+            self._emit(Event(EventKind.STORE_FAILED, session_id(presented[0].token.sid).hex(), reason=str(error)))
+            return Session(Tracker(Judgement(Verdict.UNAVAILABLE, now), tokens=False))
+        token, role = max(presented, key=lambda each: _preference(each, record))
+        judged = judge(
+            token, record, now=now, rotation=self.terms.rotation, timeouts=self.terms.timeouts, large_body=large_body
+        )
+        if judged.verdict is Verdict.COPIED or judged.verdict is Verdict.LATE or judged.fell_back:
+            return await self._open_oddly(judged, record, token, role, tokens)
+        held = record if judged.verdict is not Verdict.ENDED else None
+        return Session(Tracker(judged, record=held, token=token, resign=role is Role.OLD, tokens=tokens))
+
+    async def commit(
+        self, session: Session, *, status: int = 200, cache_control: str | None = None, sent: bool = False
+    ) -> Headers:
+        """Write what changed, and say which headers the response has to carry. At most one write in general. A commit
+        that began runs to its end even if the caller is cancelled.
+
+        Args:
+            session: from ``open``; may be committed again, with ``sent=True``, for what changes while streaming.
+            status: the response's status; from 500 on data changes and a renewal are discarded.
+            cache_control: the response's own Cache-Control header: ``public`` sends no token.
+            sent: the response's headers are gone: data only, and nothing is returned.
+
+        Returns:
+            Header fields: ``Set-Cookie`` and ``Vary`` are to be appended, ``Cache-Control`` replaces the response's.
+
+        Raises:
+            DataError: the session holds what cannot be stored; nothing of its data was written.
+            StoreUnavailable: the database did not answer within the deadline; the write may or may not have happened.
+        """
+        about = tracker(session)
+        if about.pending is not None:  # writes of one session keep their order
+            await asyncio.shield(about.pending)
+        decided = plan(
+            session,
+            self.terms,
+            now=self._now(),
+            random=self._random,
+            status=status,
+            public=is_public(cache_control),
+            sent=sent,
+        )
+        about.settle(session, decided.difference)
+        for event in decided.events:
+            self._emit(event)
+        headers: Headers = [("Vary", "Cookie")] if decided.vary else []
+        if not (decided.end or decided.update or decided.create or decided.offer):
+            return [*headers, *self._cookie(cookies.remove(self.cookie))] if decided.forget else headers
+        if self._write == "after_response" and decided.postponable:
+            about.pending = self._start(self._postponed(decided, about))
+            return headers
+        task = self._start(self._carry_out(decided, about))
+        try:
+            return headers + await asyncio.shield(task)
+        except DataError as error:
+            error.headers[:0] = headers
+            raise
+        except asyncio.CancelledError:
+            task.add_done_callback(self._orphaned)
+            raise
+
+    async def sessions(self, subject: str) -> AsyncIterator["SessionInfo"]:
+        """The live sessions of a subject ("your devices"), in no certain order.
+
+        Raises:
+            StoreUnavailable: the database did not answer within the deadline.
+        """
+        now = self._now()
+        async for record in self.store.find(subject):
+            if now < expiry(record, self.terms.timeouts):
+                yield SessionInfo.of(record, self.terms.timeouts)
+
+    async def revoke(self, session_id: str) -> bool:
+        """End a session, whoever holds it.
+
+        Args:
+            session_id: as ``Session.id`` and ``SessionInfo.id`` give it.
+
+        Returns:
+            Whether there was one that had not ended.
+
+        Raises:
+            ValueError: this is no session id.
+            StoreUnavailable: the database did not answer within the deadline.
+        """
+        try:
+            hashed = bytes.fromhex(session_id)
+        except ValueError:
+            raise ValueError(f"{session_id!r} is no session id: it must be 32 hexadecimal digits") from None
+        return await self._revoke(hashed, REVOKED)
+
+    async def revoke_subject(self, subject: str, *, keep: Session | None = None) -> int:
+        """End all sessions of a subject ("log out everywhere"), those too that begin meanwhile.
+
+        Args:
+            subject: whose.
+            keep: a session that stays, usually the present one.
+
+        Returns:
+            How many were ended.
+
+        Raises:
+            StoreUnavailable: the database did not answer within the deadline; some may have been ended.
+        """
+        kept = keep.id if keep is not None else None
+        ended = 0
+        while True:
+            ids = [record.id async for record in self.store.find(subject) if record.id.hex() != kept]
+            if not ids:
+                return ended
+            for each in ids:
+                ended += await self._revoke(each, REVOKED, subject=subject)
+
+    def _now(self) -> float:
+        return int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
+
+    def _presented(self, values: list[str], now: float) -> list[Presented]:
+        """The cookies that verify, if they are of one session."""
+        presented = [each for value in values if (each := self._codec.read(value, now)) is not None]
+        if len({each.token.sid for each in presented}) > 1:
+            ids = ", ".join(sorted({session_id(each.token.sid).hex() for each in presented}))
+            self._emit(Event(EventKind.SEVERAL_COOKIES, reason=f"valid cookies of several sessions: {ids}"))
+            return []
+        return presented
+
+    async def _open_oddly(
+        self, judged: Judgement, record: Record | None, token: Token, role: Role, tokens: bool
+    ) -> Session:
+        """What is rare and raises an event; the revocation of a copied session among it."""
+        assert record is not None  # noqa: S101  # for the type checkers: these verdicts come of a document
+        kind = EventKind.FELL_BACK if judged.fell_back else EventKind(judged.verdict)
+        self._emit(Event(kind, record.id.hex(), record.subject, judged.behind))
+        if judged.fell_back:
+            return Session(Tracker(judged, record=record, token=token, resign=role is Role.OLD, tokens=tokens))
+        revoked = False
+        if judged.verdict is Verdict.COPIED and self.terms.rotation.on_copied == "revoke":
+            try:
+                revoked = await self._revoke(record.id, COPIED, epoch=record.epoch)
+            except StoreError as error:  # the request is refused all the same, and the next one revokes
+                self._emit(Event(EventKind.STORE_FAILED, record.id.hex(), record.subject, reason=str(error)))
+        return Session(Tracker(judged, token=token, tokens=tokens, revoked=revoked))
+
+    async def _revoke(self, id: bytes, reason: str, *, epoch: int | None = None, subject: str | None = None) -> bool:
+        changes = ending(reason, now=self._now(), rotation=self.terms.rotation)
+        if not await self.store.update(id, changes, epoch=epoch, subject=subject):
+            return False
+        self._emit(Event(EventKind.REVOKED, id.hex(), subject, reason=reason))
+        return True
+
+    def _start(self, work: Coroutine[Any, Any, Headers]) -> asyncio.Task[Headers]:
+        """Run in a task of its own: neither a disconnect nor a cancel scope around the request reaches it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
+
+    def _orphaned(self, task: asyncio.Task[Headers]) -> None:
+        """The caller was cancelled: an error of its commit has nobody else to go to."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._emit(Event(EventKind.STORE_FAILED, reason=f"after the request was cancelled: {error}"))
+
+    async def _postponed(self, decided: Plan, about: Tracker) -> Headers:
+        try:
+            return await self._carry_out(decided, about)
+        except SessionError as error:
+            keys = decided.difference.keys if decided.difference is not None else ()
+            self._emit(Event(EventKind.DROPPED_WRITE, _hex(about.record), keys=keys, reason=str(error)))
+            return []
+
+    async def _carry_out(self, decided: Plan, about: Tracker) -> Headers:
+        if decided.end is not None:
+            record, about.record = about.record, None
+            if await self.store.update(decided.end.id, decided.end.changes, epoch=decided.end.epoch):
+                self._emit(Event(EventKind.DESTROYED, decided.end.id.hex(), record.subject if record else None))
+        if decided.create is not None:
+            return await self._create(decided.create, about)
+        if decided.update is not None:
+            return await self._update(decided, decided.update, about)
+        if decided.offer is not None and about.record is not None:
+            return await self._look_again(decided.offer, about.record.id)
+        return self._cookie(cookies.remove(self.cookie)) if decided.forget else []
+
+    async def _create(self, creation: Creation, about: Tracker) -> Headers:
+        await self.store.create(creation.record)
+        about.record, about.token = creation
+        self._emit(Event(EventKind.CREATED, creation.record.id.hex(), creation.record.subject))
+        return self._send(creation.token)
+
+    async def _update(self, decided: Plan, update: Update, about: Tracker) -> Headers:
+        try:
+            stamp = await self.store.update(update.id, update.changes, epoch=update.epoch)
+        except DeltaRefused as error:
+            raise await self._refused(error, decided, update, about) from None
+        except StoreError as error:
+            if decided.essential:
+                raise
+            self._emit(Event(EventKind.STORE_FAILED, update.id.hex(), reason=str(error)))
+            return []
+        if not stamp:
+            return await self._unmatched(decided, about)
+        assert about.record is not None  # noqa: S101  # for the type checkers: an update is of a session that is held
+        raised, put = update.changes.raised, update.changes.put
+        about.record = about.record._replace(**{**raised, **put})
+        if put.get("epoch") is not None:
+            self._emit(Event(EventKind.RENEWED, update.id.hex(), about.record.subject))
+        elif "generation" in raised:
+            kind = EventKind.HEALED if decided.offer is None else EventKind.ROTATED
+            self._emit(Event(kind, update.id.hex(), about.record.subject))
+        if decided.offer is None or stamp != decided.offer.if_then:
+            return []
+        about.token = decided.offer.token
+        return self._send(decided.offer.token)
+
+    async def _refused(self, error: DeltaRefused, decided: Plan, update: Update, about: Tracker) -> DataError:
+        """The server refused the data, and nothing was written: the rotation goes alone."""
+        keys = [decode_name(name) for name in error.names]
+        refusal = DataError(
+            f"session[{' or '.join(map(repr, keys))}] was not stored: {error}", keys[0] if keys else None
+        )
+        changes = update.changes._replace(data=None)
+        if changes.raised and "epoch" not in changes.put:
+            refusal.headers += await self._update(
+                decided._replace(essential=False), update._replace(changes=changes), about
+            )
+        return refusal
+
+    async def _unmatched(self, decided: Plan, about: Tracker) -> Headers:
+        """The session was renewed or has ended meanwhile. Nothing of it is continued."""
+        record, about.record = about.record, None
+        if decided.instead is not None:
+            return await self._create(decided.instead, about)
+        renews = decided.update is not None and "epoch" in decided.update.changes.put
+        kind = EventKind.DROPPED_RENEWAL if renews else EventKind.DROPPED_WRITE
+        keys = decided.difference.keys if decided.difference is not None else ()
+        reason = "the session was renewed or has ended while the request was handled"
+        self._emit(Event(kind, _hex(record), record.subject if record else None, keys=keys, reason=reason))
+        return []
+
+    async def _look_again(self, offer: Offer, id: bytes) -> Headers:
+        """A token that comes without a write: is the session still what it was?"""
+        try:
+            record = await self.store.load(id)
+        except StoreError as error:
+            self._emit(Event(EventKind.STORE_FAILED, id.hex(), reason=str(error)))
+            return []
+        if record is None or Stamp(record.epoch, record.generation) != offer.if_then:
+            return []
+        return self._send(offer.token)
+
+    def _send(self, token: Token) -> Headers:
+        max_age = max(0, int(token.deadline - self._clock()))
+        return self._cookie(cookies.render(self.cookie, self._codec.write(token), max_age))
+
+    def _cookie(self, value: str) -> Headers:
+        return [("Set-Cookie", value), ("Cache-Control", "no-store")]
+
+    def _emit(self, event: Event) -> None:
+        log(event)
+        if self._on_event is not None:
+            try:
+                self._on_event(event)
+            except Exception:  # noqa: BLE001  # whatever it is, it must not hurt the request
+                logger.exception("on_event raised for %s", event.kind)
+
+
+class SessionInfo(NamedTuple):
+    """A session in a list, without its data.
+
+    Attributes:
+        id: the session id in hexadecimal; what ``revoke`` takes.
+        subject: whom it belongs to.
+        created_at: when it was created, or its subject last set (UTC).
+        seen_at: when it was last used (UTC), exact to a tenth of the idle timeout.
+        expires_at: when it ends if nobody uses it again (UTC).
+    """
+
+    id: str
+    subject: str | None
+    created_at: datetime
+    seen_at: datetime
+    expires_at: datetime
+
+    @classmethod
+    def of(cls, record: Record, timeouts: Timeouts) -> "SessionInfo":
+        """What a record tells."""
+        return cls(
+            record.id.hex(),
+            record.subject,
+            datetime.fromtimestamp(record.created_at, UTC),
+            datetime.fromtimestamp(record.seen_at, UTC),
+            datetime.fromtimestamp(expiry(record, timeouts), UTC),
+        )
+
+
+def _preference(presented: Presented, record: Record | None) -> tuple[bool, int]:
+    """Of several cookies of one session: one of the living epoch, and of those the newest."""
+    return record is not None and presented.token.epoch == record.epoch, presented.token.generation
+
+
+def _hex(record: Record | None) -> str | None:
+    return None if record is None else record.id.hex()

@@ -1,0 +1,93 @@
+"""The secret keys. One signs, all verify; a domain keeps what was made for one purpose from verifying for another.
+
+MACs are keyed BLAKE2b (RFC 7693) of 128 bits.
+"""
+
+import hmac
+from collections.abc import Sequence
+from enum import StrEnum
+from hashlib import blake2b
+
+MAC_BYTES = 16
+MIN_KEY_BYTES = 32
+_PERSON = b"mongosession"
+
+
+class Role(StrEnum):
+    """Where in the ring a key stands. Keys change in three steps: next everywhere, then primary, then withdrawn."""
+
+    PRIMARY = "primary"
+    NEXT = "next"
+    OLD = "old"
+
+
+class KeyRing:
+    """One primary key and any number of next and old ones.
+
+    Args:
+        keys: the primary key, then the old ones, the newest first. Each is at least 32 bytes (a ``str`` counts as
+            UTF-8) of randomness; ``python -m mongosession key`` prints one.
+        next_keys: keys that other servers may already sign with. They verify, and never sign.
+
+    Raises:
+        ValueError: no key, a key that is too short, or one that stands in the ring twice.
+    """
+
+    def __init__(self, keys: Sequence[str | bytes], next_keys: Sequence[str | bytes] = ()) -> None:
+        if isinstance(keys, str | bytes) or isinstance(next_keys, str | bytes):
+            raise ValueError("keys is a single text; it must be a list of keys: keys=[key]")
+        if not keys:
+            raise ValueError(
+                "keys is empty; it must hold at least the primary key (python -m mongosession key prints one)"
+            )
+        roles = [Role.PRIMARY, *[Role.OLD] * (len(keys) - 1), *[Role.NEXT] * len(next_keys)]
+        secrets = [_secret(key, role) for key, role in zip([*keys, *next_keys], roles, strict=True)]
+        if len(set(secrets)) < len(secrets):
+            raise ValueError("keys and next_keys hold the same key twice; each key must stand in the ring once")
+        self._ring = list(zip(secrets, roles, strict=True))
+
+    def signer(self, purpose: str, name: str) -> "Signer":
+        """The signer of one domain: what it makes verifies for no other purpose and no other cookie name."""
+        domain = f"{purpose}\0{name}".encode()
+        return Signer(
+            [
+                (blake2b(domain, key=secret, digest_size=32, person=_PERSON).digest(), role)
+                for secret, role in self._ring
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return f"<KeyRing of {len(self._ring)} keys>"  # never the keys
+
+
+class Signer:
+    """Makes and checks MACs in one domain."""
+
+    def __init__(self, subkeys: Sequence[tuple[bytes, Role]]) -> None:
+        # A keyed state is copied for each MAC: the key's block is compressed once, not per request.
+        self._states = [(blake2b(key=key, digest_size=MAC_BYTES), role) for key, role in subkeys]
+
+    def sign(self, payload: bytes) -> bytes:
+        """The MAC (16 bytes) of a payload under the primary key."""
+        state = self._states[0][0].copy()
+        state.update(payload)
+        return state.digest()
+
+    def verify(self, payload: bytes, mac: bytes) -> Role | None:
+        """The role of the key that made this MAC of this payload, or None. The comparison takes constant time."""
+        for keyed, role in self._states:
+            state = keyed.copy()
+            state.update(payload)
+            if hmac.compare_digest(state.digest(), mac):
+                return role
+        return None
+
+
+def _secret(key: str | bytes, role: Role) -> bytes:
+    raw = key.encode() if isinstance(key, str) else bytes(key)
+    if len(raw) < MIN_KEY_BYTES:
+        raise ValueError(
+            f"the {role} key has {len(raw)} bytes; it must have at least {MIN_KEY_BYTES} bytes of randomness "
+            "(python -m mongosession key prints one)"
+        )
+    return raw if len(raw) <= blake2b.MAX_KEY_SIZE else blake2b(raw, person=_PERSON).digest()

@@ -1,0 +1,284 @@
+"""Sessions in MongoDB, over Motor's or PyMongo's own async collection. The only room that imports the driver.
+
+One document a session:
+
+    {_id: <hash of the sid>, epoch, generation, created_at, renewed_at, rotated_at, seen_at, expires_at,
+     subject?, idle?, reason?, data: {<name>: <value>, ...}}
+
+Every call of a request is one command on one ``_id``. Lookups read from the primary. Creations, renewals and endings
+are written with ``w: majority``, whatever the client's defaults; the rest with the collection's own write concern, or
+with ``w: 1`` where that is unacknowledged.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pymongo
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
+from pymongo import ReadPreference, ReturnDocument, WriteConcern, monitoring
+from pymongo.collection import Collection
+from pymongo.errors import (
+    ConnectionFailure,
+    DocumentTooLarge,
+    ExecutionTimeout,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+    WTimeoutError,
+)
+from pymongo.read_concern import ReadConcern
+
+from mongosession.errors import DeltaRefused, SetupError, StoreError, StoreUnavailable
+from mongosession.policy import SKEW
+from mongosession.store import ENDED, Changes, Record, Stamp
+from mongosession.values import EMPTY, Delta
+
+TIMES = frozenset({"created_at", "renewed_at", "rotated_at", "seen_at", "expires_at"})
+
+_RAW = CodecOptions(document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS)
+
+# TypeMismatch, BadValue (an operator on a value of another type, 64 bits overrun), and a document beyond 16 MiB.
+_REFUSALS = frozenset({2, 14, 10334, 17419, 17420})
+
+_EXPIRY = ("mongosession_expiry", [("expires_at", 1)], {"expireAfterSeconds": int(SKEW)})
+_SUBJECT = ("mongosession_subject", [("subject", 1)], {"partialFilterExpression": {"subject": {"$exists": True}}})
+
+
+class MongoStore:
+    """A store over one collection.
+
+    Args:
+        collection: Motor's ``AsyncIOMotorCollection`` or PyMongo's ``AsyncCollection``.
+        timeout: seconds within which the database has to answer each call, default 5. It is given to the driver as
+            well, since a thread of Motor's cannot be cancelled. Shorter than an election (about 10 s by default) means
+            that a failover is seen as 503s; longer means that requests pile up meanwhile.
+
+    Raises:
+        ValueError: the timeout makes no sense.
+        TypeError: this is no asynchronous collection.
+    """
+
+    def __init__(self, collection: Any, *, timeout: float = 5.0) -> None:
+        if not timeout > 0:
+            raise ValueError(f"MongoStore(timeout={timeout!r}): it must be a number of seconds above 0")
+        if not hasattr(collection, "find_one_and_update") or isinstance(collection, Collection):
+            raise TypeError(
+                f"MongoStore({type(collection).__name__}): it must be a collection of PyMongo's AsyncMongoClient or of "
+                "Motor's AsyncIOMotorClient"
+            )
+        concern = cast(WriteConcern, collection.write_concern)
+        ordinary = concern if concern.acknowledged else WriteConcern(w=1)
+        self.collection = collection
+        self.timeout = timeout
+        self._ordinary = collection.with_options(
+            codec_options=_RAW,
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=ReadConcern("local"),
+            write_concern=ordinary,
+        )
+        self._durable = self._ordinary.with_options(write_concern=WriteConcern(w="majority"))
+
+    async def setup(self) -> None:
+        """Create the two indexes: one expires documents (two minutes late, so that no server's clock is ahead of the
+        application's), the other finds the sessions of a subject.
+
+        Raises:
+            SetupError: an index on one of these fields exists with other options, or under another name.
+            StoreUnavailable: the database did not answer.
+        """
+        with self._errors():
+            async with asyncio.timeout(self.timeout + 1):
+                existing = cast("dict[str, dict[str, Any]]", await self.collection.index_information())
+                for name, keys, options in (_EXPIRY, _SUBJECT):
+                    _check_index(existing, name, keys, options)
+                for name, keys, options in (_EXPIRY, _SUBJECT):
+                    await self.collection.create_index(keys, name=name, **options)
+
+    async def load(self, id: bytes) -> Record | None:
+        """See ``Store.load``."""
+        with self._errors():
+            async with asyncio.timeout(self.timeout + 1):
+                document = await self._ordinary.find_one({"_id": id})
+        return None if document is None else _record(document)
+
+    async def create(self, record: Record) -> None:
+        """See ``Store.create``."""
+        with self._errors():
+            async with asyncio.timeout(self.timeout + 1):
+                await self._durable.insert_one(_document(record))
+
+    async def update(
+        self, id: bytes, changes: Changes, *, epoch: int | None = None, subject: str | None = None
+    ) -> Stamp | bool:
+        """See ``Store.update``."""
+        where: dict[str, Any] = {"_id": id, "epoch": {"$ne": ENDED} if epoch is None else epoch}
+        if subject is not None:
+            where["subject"] = subject
+        update = _update(changes)
+        collection = self._durable if changes.durable else self._ordinary
+        with self._errors(changes.data):
+            async with asyncio.timeout(self.timeout + 1):
+                if not changes.confirm:
+                    return bool((await collection.update_one(where, update)).matched_count)
+                after = await collection.find_one_and_update(
+                    where,
+                    update,
+                    projection={"_id": False, "epoch": True, "generation": True},
+                    return_document=ReturnDocument.AFTER,
+                )
+        return False if after is None else Stamp(int(after["epoch"]), int(after["generation"]))
+
+    async def find(self, subject: str | None = None) -> AsyncIterator[Record]:
+        """See ``Store.find``."""
+        where: dict[str, Any] = {"epoch": {"$ne": ENDED}}
+        if subject is not None:
+            where["subject"] = subject
+        with self._errors():
+            async for document in self._ordinary.find(where, projection={"data": False}):
+                yield _record(document)
+
+    @contextmanager
+    def _errors(self, delta: Delta | None = None) -> Generator[None, None, None]:
+        """The deadline for the driver, and its errors in our words."""
+        try:
+            with pymongo.timeout(self.timeout):
+                yield
+        except TimeoutError as error:
+            raise StoreUnavailable(f"the database did not answer within {self.timeout} s") from error
+        except DocumentTooLarge as error:
+            raise DeltaRefused(str(error), delta.names() if delta is not None else ()) from error
+        except PyMongoError as error:
+            if delta is not None and isinstance(error, OperationFailure) and error.code in _REFUSALS:
+                raise DeltaRefused(
+                    str(error.details["errmsg"] if error.details else error), _at_fault(error, delta)
+                ) from error
+            if error.timeout or isinstance(error, _AWAY) or error.has_error_label("RetryableWriteError"):
+                raise StoreUnavailable(f"the database is away: {error}") from error
+            raise StoreError(f"the database refused: {error}") from error
+
+
+class CommandCounter(monitoring.CommandListener):
+    """Counts the commands that a client sends: ``AsyncMongoClient(event_listeners=[CommandCounter()])``.
+
+    Attributes:
+        commands: the commands sent, by name, in their order; those of the driver's own housekeeping are left out.
+    """
+
+    _HOUSEKEEPING = frozenset({"hello", "ismaster", "ping", "endSessions", "getMore", "saslStart", "saslContinue"})
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        """Called by the driver."""
+        if event.command_name not in self._HOUSEKEEPING:
+            self.commands.append(event.command_name)
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
+        """Called by the driver."""
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None:
+        """Called by the driver."""
+
+    def take(self) -> list[str]:
+        """The commands since the last call."""
+        taken, self.commands = self.commands, []
+        return taken
+
+
+_AWAY = (ConnectionFailure, ExecutionTimeout, WriteConcernError, WTimeoutError)
+
+
+def _check_index(
+    existing: Mapping[str, Mapping[str, Any]], name: str, keys: list[tuple[str, int]], options: dict[str, Any]
+) -> None:
+    for found, information in existing.items():
+        if found != name and list(information["key"]) != keys:
+            continue
+        plain = {
+            option: value for option, value in information.items() if option not in ("key", "v", "ns", "background")
+        }
+        wanted = dict(options)
+        if found == name and list(information["key"]) == keys and _plain(plain) == wanted:
+            continue
+        raise SetupError(
+            f"the index {found!r} on {dict(information['key'])} has the options {_plain(plain)}; wanted is {name!r} on "
+            f"{dict(keys)} with {wanted}: drop it, or use a collection of its own for sessions"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Mappings of the driver's own types as dictionaries, so that they compare and print as such."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value
+
+
+def _datetime(seconds: float) -> DatetimeMS:
+    return DatetimeMS(round(seconds * 1000))
+
+
+def _fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _datetime(value) if name in TIMES else value for name, value in fields.items()}
+
+
+def _document(record: Record) -> dict[str, Any]:
+    document = {"_id" if name == "id" else name: value for name, value in record._asdict().items() if value is not None}
+    document = _fields(document)
+    document["data"] = RawBSONDocument(record.data)
+    return document
+
+
+def _record(document: Mapping[str, Any]) -> Record:
+    data = document.get("data")
+    idle, reason = document.get("idle"), document.get("reason")
+    return Record(
+        id=bytes(document["_id"]),
+        epoch=int(document["epoch"]),
+        generation=int(document["generation"]),
+        created_at=int(document["created_at"]) / 1000,
+        renewed_at=int(document["renewed_at"]) / 1000,
+        rotated_at=int(document["rotated_at"]) / 1000,
+        seen_at=int(document["seen_at"]) / 1000,
+        expires_at=int(document["expires_at"]) / 1000,
+        data=EMPTY if data is None else bytes(data.raw),
+        subject=document.get("subject"),
+        idle=idle,
+        reason=reason,
+    )
+
+
+def _update(changes: Changes) -> dict[str, Any]:
+    """The update document. Operators are left out where they have nothing to do."""
+    put = {name: value for name, value in changes.put.items() if value is not None}
+    set_: dict[str, Any] = _fields(put)
+    unset = dict.fromkeys((name for name, value in changes.put.items() if value is None), "")
+    operators: dict[str, dict[str, Any]] = {"$max": _fields(changes.raised), "$set": set_, "$unset": unset}
+    delta = changes.data
+    if delta is not None:
+        if delta.replace is not None:
+            set_["data"] = delta.replace
+        set_.update(_paths(delta.set))
+        unset.update(dict.fromkeys((f"data.{name}" for name in delta.unset), ""))
+        operators["$inc"] = _paths(delta.increment)
+        operators["$push"] = {path: {"$each": values} for path, values in _paths(delta.append).items()}
+        operators["$addToSet"] = {path: {"$each": values} for path, values in _paths(delta.add_to_set).items()}
+        operators["$pullAll"] = _paths(delta.remove_from)
+    return {operator: fields for operator, fields in operators.items() if fields}
+
+
+def _paths(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"data.{name}": value for name, value in named.items()}
+
+
+def _at_fault(error: OperationFailure, delta: Delta) -> list[str]:
+    """The names that the server's message quotes, else all that an operator stood for."""
+    message = str(error)
+    operated = [*delta.increment, *delta.append, *delta.add_to_set, *delta.remove_from] or list(delta.names())
+    quoted = [name for name in operated if re.search(rf"(?<![\w%]){re.escape(name)}(?![\w%])", message)]
+    return quoted or operated

@@ -1,0 +1,310 @@
+"""One visible decision of what a commit writes and what it sends. Pure: the engine carries it out.
+
+The rules are those of the protocol's "Writing", "Renewal" and "Ending":
+
+- At most one write, all of it in one update fenced by the epoch; nothing where nothing is due.
+- No token without confirmation: each ``Offer`` names the epoch and generation that the document must have, as the
+  write itself returns them or, where there is none, a second read just before the headers leave.
+- A 5xx discards data and renewals, never an ending, a rotation or a touch.
+- The cookie is deleted by ``destroy`` alone.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mongosession.errors import DataError
+from mongosession.events import Event, EventKind, Verdict
+from mongosession.policy import Rotation, Timeouts
+from mongosession.rotation import expiry
+from mongosession.session import Session, tracker
+from mongosession.store import DESTROYED, ENDED, Changes, Record, Stamp
+from mongosession.tokens import EPOCH_BYTES, SID_BYTES, Token, deadline, session_id
+from mongosession.tracker import Difference, Renewal, Tracker
+from mongosession.values import EMPTY, Delta, dump
+
+AFTER_LATENESS = 300.0
+"""Seconds for which an ended document is kept once no straggler can be late any more."""
+
+TOUCHES = 10
+"""The time of the last request is written this many times per idle timeout at most."""
+
+
+class Terms(NamedTuple):
+    """The settings that a plan depends on."""
+
+    rotation: Rotation
+    timeouts: Timeouts
+    max_data: int
+
+
+class Creation(NamedTuple):
+    """A new session and its first token."""
+
+    record: Record
+    token: Token
+
+
+class Update(NamedTuple):
+    """One write: fenced by the epoch, or (None) by nothing: an ending wins over everything."""
+
+    id: bytes
+    epoch: int | None
+    changes: Changes
+
+
+class Offer(NamedTuple):
+    """A token that may be sent if epoch and generation are then these."""
+
+    token: Token
+    if_then: Stamp
+
+
+class Plan(NamedTuple):
+    """What a commit does, in this order.
+
+    Attributes:
+        end: the ending, or None.
+        update: the fenced write, or None.
+        create: a session to insert, or None.
+        instead: a session to insert if the update, a renewal, matches nothing; or None.
+        offer: the token to send once confirmed, or None; by a second read where there is no update.
+        essential: whether the request fails if the update does: it carries more than a rotation or a touch.
+        forget: delete the cookie.
+        vary: the response depends on the session.
+        difference: how the data changed, or None where nobody looked.
+        events: what happened besides, decided already.
+    """
+
+    end: Update | None = None
+    update: Update | None = None
+    create: Creation | None = None
+    instead: Creation | None = None
+    offer: Offer | None = None
+    essential: bool = False
+    forget: bool = False
+    vary: bool = False
+    difference: Difference | None = None
+    events: tuple[Event, ...] = ()
+
+    @property
+    def postponable(self) -> bool:
+        """Whether it may wait until the response is gone: a write of data or a touch that brings no token."""
+        return self.update is not None and self.offer is None and self.end is None and self.create is None
+
+
+def plan(
+    session: Session,
+    terms: Terms,
+    *,
+    now: float,
+    random: Callable[[int], bytes],
+    status: int = 200,
+    public: bool = False,
+    sent: bool = False,
+) -> Plan:
+    """Decide what to write and what to send.
+
+    Args:
+        session: as the handler left it.
+        terms: the settings.
+        now: seconds since 1970.
+        random: how many random bytes -> so many random bytes; called only where a session or an epoch begins.
+        status: the response's status; from 500 on data and renewals are discarded.
+        public: shared caches may keep the response: it should carry no cookie.
+        sent: the response's headers are gone: no token can be sent.
+
+    Raises:
+        DataError: the session holds what cannot be stored, or more than the limit.
+    """
+    about = tracker(session)
+    difference = None if status >= 500 else _measured(about, session, terms.max_data)
+    delta = difference.delta if difference is not None else None
+    commission = _Commission(
+        terms=terms,
+        now=now,
+        random=random,
+        sent=sent,
+        may_send=about.tokens and not public and not sent,
+        delta=delta,
+        keys=difference.keys if difference is not None else (),
+        renewal=about.intent if isinstance(about.intent, Renewal) and status < 500 else None,
+    )
+    if about.intent == "destroy":
+        decided = _end(about, commission)
+    elif about.record is not None and commission.renewal is not None:
+        decided = _renew(about, about.record, commission, commission.renewal)
+    elif about.record is not None:
+        decided = _write(about, about.record, commission)
+    else:
+        decided = _begin(about, commission)
+    return decided._replace(vary=(about.accessed or delta is not None) and not sent, difference=difference)
+
+
+class _Commission(NamedTuple):
+    """What all the cases below have to know."""
+
+    terms: Terms
+    now: float
+    random: Callable[[int], bytes]
+    sent: bool
+    may_send: bool
+    delta: Delta | None
+    keys: tuple[str, ...]
+    renewal: Renewal | None
+
+
+def _measured(about: Tracker, session: Session, max_data: int) -> Difference:
+    difference = about.compare(session)
+    if difference.grown and difference.size > max_data:
+        key = max(difference.keys, key=lambda key: len(difference.encodings.get(key, b"")))
+        raise DataError(
+            f"the session's data would take {difference.size} bytes, {len(difference.encodings[key])} of them "
+            f"session[{key!r}]; the limit is {max_data} (SessionEngine(max_data=...))",
+            key,
+        )
+    return difference
+
+
+def _end(about: Tracker, case: _Commission) -> Plan:
+    """Log-out. Also a late or refused request ends the session it names: a log-out must not be lost."""
+    holds = about.record is not None or about.judgement.verdict in (Verdict.LATE, Verdict.COPIED)
+    end = None
+    if about.token is not None and holds and not about.revoked:
+        end = Update(session_id(about.token.sid), None, ending(DESTROYED, now=case.now, rotation=case.terms.rotation))
+    data = case.delta.from_nothing() if case.delta is not None else {}
+    if case.sent:
+        return Plan(
+            end=end, essential=True, events=_dropped(case, about, "stored after destroy, and the headers are gone")
+        )
+    create = _creation(case, data, None) if data else None
+    forget = create is None and about.judgement.verdict is not Verdict.ANONYMOUS
+    return Plan(end=end, create=create, essential=True, forget=forget, events=_forced(case) if create else ())
+
+
+def _renew(about: Tracker, record: Record, case: _Commission, renewal: Renewal) -> Plan:
+    """A new epoch for the session that the request holds: every older token is dead at once."""
+    if case.sent:
+        # Its data go as well: they may belong to a subject that the session does not have.
+        return Plan(events=_dropped(case, about, "renewed when the headers were gone"))
+    restarts = renewal.sets_subject and renewal.subject is not None
+    created_at = case.now if restarts else record.created_at
+    epoch = _epoch(case.random, other_than=record.epoch)
+    renewed = record._replace(created_at=created_at, seen_at=case.now)
+    put = {
+        "epoch": epoch,
+        "generation": 0,
+        "created_at": created_at,
+        "renewed_at": case.now,
+        "rotated_at": case.now,
+        "seen_at": case.now,
+        "expires_at": expiry(renewed, case.terms.timeouts),
+        "subject": renewal.subject,
+    }
+    assert about.token is not None  # noqa: S101  # for the type checkers: who holds a session presented its token
+    token = Token(about.token.sid, epoch, 0, deadline(created_at, case.terms.timeouts.absolute))
+    own = case.delta.from_nothing() if case.delta is not None else {}
+    return Plan(
+        update=Update(record.id, record.epoch, Changes(put=put, data=case.delta, durable=True, confirm=True)),
+        instead=_creation(case, own, renewal.subject) if renewal.subject is not None else None,
+        offer=Offer(token, Stamp(epoch, 0)),
+        essential=True,
+        events=_forced(case),
+    )
+
+
+def _write(about: Tracker, record: Record, case: _Commission) -> Plan:
+    """Data, rotation, healing and touch: one update, or none."""
+    judged, terms = about.judgement, case.terms
+    raised: dict[str, float] = {}
+    put: dict[str, Any] = {}
+    offer: Offer | None = None
+    heals = judged.verdict is Verdict.AHEAD
+    if judged.mint is not None and (heals or case.may_send):
+        raised["generation"] = judged.mint
+        (put if judged.clock_broken else raised)["rotated_at"] = judged.now
+    if case.may_send and about.token is not None:
+        generation = judged.offer
+        if generation is None and about.resign and judged.verdict is Verdict.CURRENT:
+            generation = about.token.generation
+        if generation is not None:
+            until = deadline(record.created_at, terms.timeouts.absolute)
+            token = about.token._replace(generation=generation, deadline=until)
+            offer = Offer(token, Stamp(record.epoch, record.generation if judged.mint is None else judged.mint))
+    idle = terms.timeouts.idle if record.idle is None else record.idle
+    if judged.now - record.seen_at >= idle / TOUCHES:
+        raised["seen_at"] = judged.now
+        raised["expires_at"] = expiry(record._replace(seen_at=judged.now), terms.timeouts)
+    update = None
+    if raised or put or case.delta is not None:
+        update = Update(record.id, record.epoch, Changes(raised, put, case.delta, confirm=offer is not None))
+    return Plan(update=update, offer=offer, essential=case.delta is not None)
+
+
+def _begin(about: Tracker, case: _Commission) -> Plan:
+    """No session is held: one begins if something is stored, unless the browser has a newer cookie already."""
+    data = case.delta.from_nothing() if case.delta is not None else {}
+    subject = case.renewal.subject if case.renewal is not None else None
+    if not data and subject is None:
+        return Plan()
+    if case.sent:
+        return Plan(events=_dropped(case, about, "stored when the headers were gone, and there is no session yet"))
+    # A log-in begins a session even where the cookie is late or refused, or else nobody could log in.
+    logs_in = subject is not None and about.judgement.verdict is not Verdict.UNAVAILABLE
+    if about.shut and not logs_in:
+        return Plan(events=_dropped(case, about, f"the session is {about.judgement.verdict}"))
+    return Plan(create=_creation(case, data, subject), essential=True, events=_forced(case))
+
+
+def _creation(case: _Commission, data: dict[str, Any], subject: str | None) -> Creation:
+    sid, now, timeouts = case.random(SID_BYTES), case.now, case.terms.timeouts
+    record = Record(
+        id=session_id(sid),
+        epoch=_epoch(case.random),
+        generation=0,
+        created_at=now,
+        renewed_at=now,
+        rotated_at=now,
+        seen_at=now,
+        expires_at=now + timeouts.idle,
+        data=dump(data) if data else EMPTY,
+        subject=subject,
+    )
+    return Creation(record, Token(sid, record.epoch, 0, deadline(now, timeouts.absolute)))
+
+
+def ending(reason: str, *, now: float, rotation: Rotation) -> Changes:
+    """What becomes of a document at its end: no token's epoch, no data, no subject; time and reason stay for as long
+    as a straggler may come in.
+
+    Args:
+        reason: ``DESTROYED`` (stragglers are late) or another word (they are ended).
+        now: seconds since 1970.
+        rotation: its lateness counts.
+    """
+    expires_at = now + rotation.lateness + AFTER_LATENESS
+    put = {"epoch": ENDED, "renewed_at": now, "expires_at": expires_at, "subject": None, "reason": reason}
+    return Changes(put=put, data=Delta(replace={}), durable=True)
+
+
+def _epoch(random: Callable[[int], bytes], other_than: int | None = None) -> int:
+    drawn = int.from_bytes(random(EPOCH_BYTES))
+    return drawn if drawn != other_than else drawn ^ 1
+
+
+def _forced(case: _Commission) -> tuple[Event, ...]:
+    """A new cookie has to go out, whatever the response says of itself: it is kept from caches, with an event."""
+    return (
+        ()
+        if case.may_send
+        else (Event(EventKind.FORCED_NO_STORE, reason="a cookie in a public or prefetched response"),)
+    )
+
+
+def _dropped(case: _Commission, about: Tracker, reason: str) -> tuple[Event, ...]:
+    session = about.record.id.hex() if about.record is not None else None
+    events: list[Event] = []
+    if case.keys:
+        events.append(Event(EventKind.DROPPED_WRITE, session, keys=case.keys, reason=reason))
+    if case.renewal is not None:
+        events.append(Event(EventKind.DROPPED_RENEWAL, session, case.renewal.subject, reason=reason))
+    return tuple(events)

@@ -1,0 +1,99 @@
+"""The rules of rotation. Every verdict is given here, by one pure function; nothing else in the package judges a token.
+
+``g`` and ``epoch`` are the token's; ``G``, ``EPOCH``, ``rotated_at``, ``renewed_at`` the document's. ``d = G - g``;
+``due = now - rotated_at >= ttl``. ``K`` newest tokens open the session. The first row that fits decides.
+
+    1  no document, past the idle or the absolute timeout, or revoked         ended
+    2  epoch != EPOCH, less than lateness after renewed_at                    late
+    3  epoch != EPOCH                                                         ended
+    4  g > G               ahead     generation g is written again: a failover rolled it back. No token.
+    5  d == 0, not due     current   nothing
+    6  d == 0, due         due       generation g + 1 is written, then its token sent
+    7  0 < d < window      behind    when due, token g + 1 is sent (an answer was lost); the document does not move
+    8  window <= d < K     behind    token G is sent: the cookie jar fell back
+    9  d >= K, large body  late      a proxy may have held the request back for as long as the upload took
+    10 d >= K              copied    two parties hold the session
+
+Why so:
+
+- A generation is minted only for a request that presents the newest token: the client is known to have it. Parallel
+  requests mint one between them, lost answers mint none.
+- A client that is behind moves one step at a time, and the document does not move for it; otherwise a thief who polls
+  would be kept up to date for ever.
+- A small distance proves no theft. What counts is how much activity has passed since; generations are at least one
+  ttl apart, so K covers the grace. A pause counts for nothing and the clocks of servers need not agree.
+- The epoch ends the tokens from before a log-in at once, with no window.
+
+(The rows for "no cookie" and "does not verify" need no document: the engine gives them without asking.)
+"""
+
+from typing import NamedTuple
+
+from mongosession.events import Verdict
+from mongosession.policy import DAY, Rotation, Timeouts
+from mongosession.store import DESTROYED, Record
+from mongosession.tokens import Token
+
+
+class Judgement(NamedTuple):
+    """What a presented token is worth.
+
+    Attributes:
+        verdict: the word.
+        now: when it was judged, seconds since 1970; the time that its writes carry.
+        behind: how many generations the token is behind the document; negative where ahead.
+        mint: generation that must be written, or None.
+        offer: generation whose token may be sent once the database has confirmed it, or None.
+        fell_back: the token is older than the window.
+        clock_broken: ``rotated_at`` lies more than a day in the future and must be set plainly.
+    """
+
+    verdict: Verdict
+    now: float
+    behind: int = 0
+    mint: int | None = None
+    offer: int | None = None
+    fell_back: bool = False
+    clock_broken: bool = False
+
+
+def judge(
+    token: Token, record: Record | None, *, now: float, rotation: Rotation, timeouts: Timeouts, large_body: bool = False
+) -> Judgement:
+    """Judge a token that verified.
+
+    Args:
+        token: the presented token.
+        record: the document with its session id, or None.
+        now: seconds since 1970.
+        rotation: how tokens change.
+        timeouts: how long sessions live.
+        large_body: the request's body is over 64 KiB or of unknown length.
+    """
+    if record is None or record.reason not in (None, DESTROYED) or now >= expiry(record, timeouts):
+        return Judgement(Verdict.ENDED, now)
+    if token.epoch != record.epoch:
+        return Judgement(Verdict.LATE if now - record.renewed_at < rotation.lateness else Verdict.ENDED, now)
+
+    behind = record.generation - token.generation
+    broken = record.rotated_at - now > DAY
+    due = rotation.ttl is not None and (broken or now - record.rotated_at >= rotation.ttl)
+
+    if behind < 0:
+        return Judgement(Verdict.AHEAD, now, behind, mint=token.generation)
+    if behind == 0:
+        if not due:
+            return Judgement(Verdict.CURRENT, now)
+        successor = token.generation + 1
+        return Judgement(Verdict.DUE, now, mint=successor, offer=successor, clock_broken=broken)
+    if behind < rotation.window:
+        return Judgement(Verdict.BEHIND, now, behind, offer=token.generation + 1 if due else None)
+    if behind < rotation.accepted:
+        return Judgement(Verdict.BEHIND, now, behind, offer=record.generation, fell_back=True)
+    return Judgement(Verdict.LATE if large_body else Verdict.COPIED, now, behind)
+
+
+def expiry(record: Record, timeouts: Timeouts) -> float:
+    """When a session ends if nobody uses it: seconds since 1970."""
+    idle = timeouts.idle if record.idle is None else record.idle
+    return min(record.seen_at + idle, record.created_at + timeouts.absolute)

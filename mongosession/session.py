@@ -1,0 +1,303 @@
+"""The dictionary that a handler sees.
+
+A ``Session`` is a real ``dict``, with every one of its methods overridden to note that the session was looked at: a
+response that depends on it must say ``Vary: Cookie``. Changes need no noting; ``tracker.py`` finds them at commit.
+"""
+
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final, NoReturn, Self
+
+from mongosession.errors import DataError
+from mongosession.events import Verdict
+from mongosession.tracker import Operator, Renewal, Tracker
+from mongosession.values import prepare, without, without_twins
+
+MAX_SUBJECT = 512
+"""Characters of a subject: it is an identifier, and indexed."""
+
+
+class Keep(Enum):
+    """The type of ``KEEP``."""
+
+    KEEP = "keep"
+
+
+KEEP: Final = Keep.KEEP
+"""``renew()`` without a subject: the one that the session has stays."""
+
+
+class Session(dict[str, Any]):
+    """A visitor's session: a dictionary whose changes are written when the request completes.
+
+    Keys are ``str`` of any kind, values whatever BSON holds; datetimes come back aware, in UTC. Nested changes are
+    noticed. Sessions come from ``SessionEngine.open`` or from an adapter; nobody constructs one.
+    """
+
+    __slots__ = ("_tracker",)
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        super().__init__(tracker.read())
+
+    # What it tells of itself. None of it depends on the session's data, so none of it counts as a look at them.
+
+    @property
+    def verdict(self) -> Verdict:
+        """How the cookie of this request was judged: a word of the protocol."""
+        return self._tracker.judgement.verdict
+
+    @property
+    def id(self) -> str | None:
+        """The session id in hexadecimal, or None while the request holds no stored session. A hash: safe to log."""
+        record = self._tracker.record
+        return None if record is None else record.id.hex()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the request holds no stored session (yet)."""
+        return self._tracker.record is None
+
+    @property
+    def late(self) -> bool:
+        """Whether what is stored will be dropped, with an event: the browser has been answered with a newer cookie
+        already, or the token is refused. An application answers 409 or 503 then, not 401."""
+        return self._tracker.shut
+
+    @property
+    def subject(self) -> str | None:
+        """Whom the session belongs to: what ``renew(subject=...)`` set, or None."""
+        intent, record = self._tracker.intent, self._tracker.record
+        if isinstance(intent, Renewal):
+            return intent.subject
+        return None if record is None or intent == "destroy" else record.subject
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When it was created, or a subject last set (UTC); None while it is not stored."""
+        record = self._tracker.record
+        return None if record is None else datetime.fromtimestamp(record.created_at, UTC)
+
+    @property
+    def seen_at(self) -> datetime | None:
+        """When it was last used (UTC), exact to a tenth of the idle timeout; None while it is not stored."""
+        record = self._tracker.record
+        return None if record is None else datetime.fromtimestamp(record.seen_at, UTC)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it ends if nobody uses it again (UTC), exact to a tenth of the idle timeout; None while not stored."""
+        record = self._tracker.record
+        return None if record is None else datetime.fromtimestamp(record.expires_at, UTC)
+
+    # Log-in and log-out.
+
+    def renew(self, subject: str | Keep | None = KEEP) -> None:
+        """Log-in, or any change of privilege (OWASP; ASVS 7.2.4): at commit the session gets a new token, and every
+        older one is dead at once. Its id stays.
+
+        From no subject to a subject the data stay (``clear()`` drops what was stored before the log-in, by whomever).
+        From one subject to another, or to none, the session starts empty, at this call. Setting a subject restarts
+        the absolute timeout. Of ``renew`` and ``destroy`` in one request the last one called counts.
+
+        Args:
+            subject: whom the session belongs to from now on, None for nobody; left out, it keeps its subject.
+
+        Raises:
+            TypeError: the subject is no ``str``.
+            ValueError: the subject is empty or longer than 512 characters.
+        """
+        tracker = self._tracker
+        tracker.accessed = True
+        before = self.subject
+        if subject is KEEP:
+            sets = tracker.intent is not None and (tracker.intent == "destroy" or tracker.intent.sets_subject)
+            tracker.intent = Renewal(before, sets)
+            return
+        if subject is not None:
+            if not isinstance(subject, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
+                raise TypeError(f"renew(subject={subject!r}): a subject must be a str, for instance 'user:{subject}'")
+            if not 0 < len(subject) <= MAX_SUBJECT or "\0" in subject:
+                raise ValueError(
+                    f"renew(subject=...) of {len(subject)} characters; it must be 1 to {MAX_SUBJECT}, without NUL"
+                )
+        if before is not None and subject != before:
+            tracker.start_empty(self)
+        tracker.intent = Renewal(subject, sets_subject=True)
+
+    def destroy(self) -> None:
+        """Log-out: at commit the session ends and the cookie is deleted. The dictionary is emptied now; what is stored
+        afterwards starts a new session. ``clear()`` is no log-out: it only empties the data."""
+        self._tracker.accessed = True
+        self._tracker.start_empty(self)
+        self._tracker.intent = "destroy"
+
+    # Atomic operators: written as such, so that parallel requests lose nothing; mirrored at once in the dictionary.
+
+    def increment(self, key: str, by: float = 1) -> None:
+        """Add to a number, atomically; a missing key counts as 0.
+
+        Raises:
+            DataError: the value is no number, or another operator was used on the key in this request.
+        """
+        value = self.get(key, 0)
+        for number in (value, by):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise DataError(f"increment of session[{key!r}]: {number!r} is no number", key)
+        self._tracker.operate(self, "increment", key, by, value + by)
+
+    def append(self, key: str, *values: Any) -> None:
+        """Append to a list, atomically; a missing key counts as an empty list.
+
+        Raises:
+            DataError: the value is no list, or another operator was used on the key in this request.
+        """
+        array = self._list(key, "append")
+        self._operate_list("append", key, values, [*array, *values])
+
+    def add_to_set(self, key: str, *values: Any) -> None:
+        """Append to a list what it does not hold yet, atomically; a missing key counts as an empty list.
+
+        Raises:
+            DataError: the value is no list, or another operator was used on the key in this request.
+        """
+        array = self._list(key, "add_to_set")
+        self._operate_list("add_to_set", key, values, without_twins(array, values))
+
+    def remove_from(self, key: str, *values: Any) -> None:
+        """Take every occurrence of the values out of a list, atomically.
+
+        Raises:
+            DataError: the value is no list, or another operator was used on the key in this request.
+        """
+        array = self._list(key, "remove_from")
+        self._operate_list("remove_from", key, values, without(array, values))
+
+    def _list(self, key: str, operator: Operator) -> list[Any]:
+        value = self.get(key, [])
+        if not isinstance(value, list):
+            raise DataError(f"{operator} on session[{key!r}]: it is no list but {type(value).__name__}", key)
+        return value  # pyright: ignore[reportUnknownVariableType]
+
+    def _operate_list(self, operator: Operator, key: str, values: tuple[Any, ...], result: list[Any]) -> None:
+        self._tracker.operate(self, operator, key, [prepare(key, value) for value in values], result)
+
+    # The dictionary. Looks are noted; plain changes of a key take back an operator on it.
+
+    def mark_accessed(self) -> None:
+        """Note that the response depends on the session. Starlette calls it for ``request.session``."""
+        self._tracker.accessed = True
+
+    def __getitem__(self, key: str, /) -> Any:
+        self._tracker.accessed = True
+        return dict.__getitem__(self, key)
+
+    def get(self, key: str, default: Any = None, /) -> Any:
+        self._tracker.accessed = True
+        return dict.get(self, key, default)
+
+    def __contains__(self, key: object, /) -> bool:
+        self._tracker.accessed = True
+        return dict.__contains__(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        self._tracker.accessed = True
+        return dict.__iter__(self)
+
+    def __reversed__(self) -> Iterator[str]:
+        self._tracker.accessed = True
+        return dict.__reversed__(self)
+
+    def __len__(self) -> int:
+        self._tracker.accessed = True
+        return dict.__len__(self)
+
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
+        self._tracker.accessed = True
+        return dict.keys(self)
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        self._tracker.accessed = True
+        return dict.values(self)
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        self._tracker.accessed = True
+        return dict.items(self)
+
+    def __eq__(self, other: object, /) -> bool:
+        self._tracker.accessed = True
+        return dict.__eq__(self, other)
+
+    def __ne__(self, other: object, /) -> bool:
+        self._tracker.accessed = True
+        return dict.__ne__(self, other)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        self._tracker.accessed = True
+        return dict.__repr__(self)
+
+    def copy(self) -> dict[str, Any]:
+        """The data as a plain dictionary."""
+        self._tracker.accessed = True
+        return dict(dict.items(self))
+
+    def __or__(self, other: dict[str, Any], /) -> dict[str, Any]:  # type: ignore[override]
+        return self.copy() | other
+
+    def __ror__(self, other: dict[str, Any], /) -> dict[str, Any]:  # type: ignore[override]
+        return other | self.copy()
+
+    def __reduce_ex__(self, protocol: Any, /) -> tuple[Any, ...]:
+        return dict, (self.copy(),)  # copied or pickled, it is a plain dictionary
+
+    def __setitem__(self, key: str, value: Any, /) -> None:
+        self._tracker.accessed = True
+        self._tracker.forget(key)
+        dict.__setitem__(self, key, value)
+
+    def __delitem__(self, key: str, /) -> None:
+        self._tracker.accessed = True
+        dict.__delitem__(self, key)
+        self._tracker.forget(key)
+
+    def setdefault(self, key: str, default: Any = None, /) -> Any:
+        self._tracker.accessed = True
+        return dict.setdefault(self, key, default)
+
+    def pop(self, key: str, /, *default: Any) -> Any:
+        self._tracker.accessed = True
+        self._tracker.forget(key)
+        return dict.pop(self, key, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        self._tracker.accessed = True
+        key, value = dict.popitem(self)
+        self._tracker.forget(key)
+        return key, value
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+        self._tracker.accessed = True
+
+    def __ior__(self, other: Any, /) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def clear(self) -> None:
+        """Empty the data: whatever the session holds when this is written, keys of parallel requests too."""
+        self._tracker.accessed = True
+        self._tracker.start_empty(self)
+
+    @classmethod
+    def fromkeys(cls, *args: Any) -> NoReturn:
+        """Not offered: a session belongs to a request. Use ``dict.fromkeys``."""
+        raise TypeError("a Session belongs to a request; use dict.fromkeys")
+
+
+def tracker(session: Session) -> Tracker:
+    """What stands behind a session; for the plan and the engine."""
+    return session._tracker  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

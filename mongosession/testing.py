@@ -1,0 +1,214 @@
+"""What applications test their sessions with, and what this library's own tests use.
+
+Time stands until advanced, chance is seeded, a browser is a cookie jar whose requests can overtake each other:
+
+    clock = HandClock()
+    engine = SessionEngine(MemoryStore(), keys=["k" * 32], clock=clock, random=seeded(1))
+    browser = Browser(engine, clock)
+
+    async with browser.visit() as session:        # one request, answered
+        session["basket"] = ["tea"]
+
+    slow, quick = browser.send(), browser.send()  # two at once, with the same cookie
+    await quick.open()
+    await slow.open()
+    await slow.answer()
+    slow.deliver()
+    await quick.answer()                          # this answer is lost: it is never delivered
+"""
+
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+from mongosession.engine import SessionEngine
+from mongosession.mongo import CommandCounter
+from mongosession.session import Session
+from mongosession.store import Changes, Record, Stamp, Store
+
+__all__ = ["Browser", "CommandCounter", "CountingStore", "Exchange", "HandClock", "Jar", "seeded"]
+
+
+class HandClock:
+    """A clock that is moved by hand: ``SessionEngine(clock=HandClock())``.
+
+    Args:
+        now: seconds since 1970. The default is a day in 2096: MongoDB expires documents by its own clock, and should
+            not do so under a test.
+    """
+
+    def __init__(self, now: float = 4_000_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """The present, seconds since 1970."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+def seeded(seed: int) -> Callable[[int], bytes]:
+    """A source of bytes that repeats itself: ``SessionEngine(random=seeded(1))``. For tests alone."""
+    return random.Random(seed).randbytes  # noqa: S311  # repeatable is what it is for
+
+
+class Jar:
+    """The cookie jar of a browser that talks to one host over TLS. It takes what browsers take: no ``__Host-`` cookie
+    without ``Secure`` and the path ``/``, nothing once ``Max-Age`` has run out.
+
+    Args:
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.cookies: dict[str, tuple[str, float]] = {}
+
+    def header(self) -> str | None:
+        """The Cookie header of a request that leaves now, or None."""
+        now = self._clock()
+        pairs = [f"{name}={value}" for name, (value, until) in self.cookies.items() if now < until]
+        return "; ".join(pairs) or None
+
+    def receive(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Take in a response's headers."""
+        for field, line in headers:
+            if field.lower() == "set-cookie":
+                self._take(line)
+
+    def copy(self) -> "Jar":
+        """A jar with the same cookies: a thief's, or a browser's that was written to disk."""
+        twin = Jar(self._clock)
+        twin.cookies = dict(self.cookies)
+        return twin
+
+    def _take(self, line: str) -> None:
+        pair, *rest = [part.strip() for part in line.split(";")]
+        name, _, value = pair.partition("=")
+        attributes: Mapping[str, str] = {key.lower(): text for key, _, text in (part.partition("=") for part in rest)}
+        if name.startswith("__Host-") and (
+            "secure" not in attributes or attributes.get("path") != "/" or "domain" in attributes
+        ):
+            return
+        age = float(attributes.get("max-age", "inf"))
+        if age > 0:
+            self.cookies[name] = (value, self._clock() + age)
+        else:
+            self.cookies.pop(name, None)
+
+
+class Exchange:
+    """One request of a browser and its answer. It carries the cookies that the jar held when it was sent.
+
+    Attributes:
+        cookie: the Cookie header that it was sent with.
+        session: the session, once opened.
+        headers: the answer's headers, once answered.
+    """
+
+    def __init__(self, engine: SessionEngine, jar: Jar) -> None:
+        self._engine = engine
+        self._jar = jar
+        self.cookie = jar.header()
+        self.session: Session | None = None
+        self.headers: list[tuple[str, str]] = []
+
+    async def open(
+        self, *, tokens: bool = True, large_body: bool = False, on_outage: Literal["raise", "anonymous"] = "raise"
+    ) -> Session:
+        """The request arrives; see ``SessionEngine.open``."""
+        self.session = await self._engine.open(self.cookie, tokens=tokens, large_body=large_body, on_outage=on_outage)
+        return self.session
+
+    async def answer(self, *, status: int = 200, cache_control: str | None = None) -> list[tuple[str, str]]:
+        """The handler has finished; see ``SessionEngine.commit``. The answer is under way, not yet delivered."""
+        if self.session is None:
+            raise RuntimeError("the exchange was not opened: call open() first")
+        self.headers = await self._engine.commit(self.session, status=status, cache_control=cache_control)
+        return self.headers
+
+    @property
+    def sends_cookie(self) -> bool:
+        """Whether the answer sets or deletes a cookie."""
+        return any(field == "Set-Cookie" for field, _ in self.headers)
+
+    def deliver(self) -> None:
+        """The answer reaches the browser. An answer that is never delivered is lost."""
+        self._jar.receive(self.headers)
+
+
+class Browser:
+    """A browser with one jar; each tab's request is an ``Exchange``.
+
+    Args:
+        engine: the server, or one of several: ``send`` takes another.
+        clock: seconds since 1970; the engine's own as a rule.
+    """
+
+    def __init__(self, engine: SessionEngine, clock: Callable[[], float]) -> None:
+        self.engine = engine
+        self.jar = Jar(clock)
+
+    def send(self, engine: SessionEngine | None = None) -> Exchange:
+        """A request leaves, with the cookies that the jar holds now."""
+        return Exchange(engine or self.engine, self.jar)
+
+    @asynccontextmanager
+    async def visit(self, *, status: int = 200, **how: Any) -> AsyncGenerator[Session, None]:
+        """One request from beginning to end: sent, opened, handled in the ``with`` block, answered, delivered.
+
+        Args:
+            status: the response's status.
+            how: arguments of ``SessionEngine.open``.
+        """
+        exchange = self.send()
+        yield await exchange.open(**how)
+        await exchange.answer(status=status)
+        exchange.deliver()
+
+
+class CountingStore:
+    """A store that counts the calls of another one.
+
+    Attributes:
+        calls: names of the calls, in their order.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.calls: list[str] = []
+
+    def take(self) -> list[str]:
+        """The calls since the last ``take``."""
+        taken, self.calls = self.calls, []
+        return taken
+
+    async def setup(self) -> None:
+        """See ``Store.setup``."""
+        self.calls.append("setup")
+        await self._store.setup()
+
+    async def load(self, id: bytes) -> Record | None:
+        """See ``Store.load``."""
+        self.calls.append("load")
+        return await self._store.load(id)
+
+    async def create(self, record: Record) -> None:
+        """See ``Store.create``."""
+        self.calls.append("create")
+        await self._store.create(record)
+
+    async def update(
+        self, id: bytes, changes: Changes, *, epoch: int | None = None, subject: str | None = None
+    ) -> Stamp | bool:
+        """See ``Store.update``."""
+        self.calls.append("update")
+        return await self._store.update(id, changes, epoch=epoch, subject=subject)
+
+    def find(self, subject: str | None = None) -> AsyncIterator[Record]:
+        """See ``Store.find``."""
+        self.calls.append("find")
+        return self._store.find(subject)

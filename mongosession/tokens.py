@@ -1,0 +1,103 @@
+"""Token <-> text.
+
+    version 1 | sid 16 | epoch 4 | generation 6 | deadline 5 | MAC 16      48 bytes, 64 characters of base64url
+
+The MAC covers everything before it, in a domain made of the word "token" and the cookie's name. 48 bytes are 64
+characters with no bit to spare, so each token has one spelling; any other is refused. A token is derived, not drawn:
+whoever has the key makes the same successor.
+"""
+
+import binascii
+import math
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from hashlib import blake2b
+from typing import NamedTuple
+
+from mongosession.keys import KeyRing, Role
+
+VERSION = b"\x01"
+SID_BYTES = 16
+EPOCH_BYTES = 4
+_PAYLOAD_BYTES = 32
+_TEXT_LENGTH = 64
+
+
+class Token(NamedTuple):
+    """What the cookie holds: the only credential.
+
+    Attributes:
+        sid: 16 random bytes that no database holds.
+        epoch: which life of the session the token belongs to (32 bits).
+        generation: its number within the epoch.
+        deadline: the session's absolute end, whole seconds since 1970.
+    """
+
+    sid: bytes
+    epoch: int
+    generation: int
+    deadline: int
+
+
+class Presented(NamedTuple):
+    """A token that verified, and the role of the key that made it."""
+
+    token: Token
+    role: Role
+
+
+class TokenCodec:
+    """Writes and reads the tokens of one cookie name under one key ring."""
+
+    def __init__(self, ring: KeyRing, cookie_name: str) -> None:
+        self._signer = ring.signer("token", cookie_name)
+
+    def write(self, token: Token) -> str:
+        """The text of a token, under the primary key: 64 characters."""
+        payload = b"".join(
+            (
+                VERSION,
+                token.sid,
+                token.epoch.to_bytes(EPOCH_BYTES),
+                token.generation.to_bytes(6),
+                token.deadline.to_bytes(5),
+            )
+        )
+        return urlsafe_b64encode(payload + self._signer.sign(payload)).decode("ascii")
+
+    def read(self, text: str, now: float) -> Presented | None:
+        """The token of a text, or None where it does not verify or is past its deadline. Never raises.
+
+        Args:
+            text: the cookie's value, as it came.
+            now: seconds since 1970.
+        """
+        if len(text) != _TEXT_LENGTH or not text.isascii():  # before any work is spent on it
+            return None
+        try:
+            raw = urlsafe_b64decode(text)
+        except binascii.Error:
+            return None
+        # The decoder skips foreign characters and takes a second alphabet: only the canonical spelling is a token.
+        if urlsafe_b64encode(raw) != text.encode("ascii"):
+            return None
+        payload = raw[:_PAYLOAD_BYTES]
+        role = self._signer.verify(payload, raw[_PAYLOAD_BYTES:])
+        if role is None or payload[:1] != VERSION:
+            return None
+        token = Token(
+            payload[1:17],
+            int.from_bytes(payload[17:21]),
+            int.from_bytes(payload[21:27]),
+            int.from_bytes(payload[27:32]),
+        )
+        return Presented(token, role) if now < token.deadline else None
+
+
+def session_id(sid: bytes) -> bytes:
+    """The document's ``_id``: a hash (BLAKE2b, 128 bits) of the sid. It opens nothing."""
+    return blake2b(sid, digest_size=16, person=b"session id").digest()
+
+
+def deadline(created_at: float, absolute: float) -> int:
+    """The deadline that a session's tokens carry: its absolute end, rounded up to whole seconds since 1970."""
+    return math.ceil(created_at + absolute)

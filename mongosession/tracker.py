@@ -1,0 +1,247 @@
+"""What stands behind a session: how its cookie was judged, what was read, what the handler did to it.
+
+What changed is found at commit, key by key, against what was read: the same object of an immutable type is unchanged,
+anything else is compared by its encoding. So no way to change a session goes unnoticed, nested ones included, and no
+method has to raise a flag. For the plan and the engine; applications use the ``Session``.
+"""
+
+from collections.abc import Awaitable
+from typing import Any, Final, Literal, NamedTuple
+
+from mongosession.errors import DataError
+from mongosession.events import Verdict
+from mongosession.rotation import Judgement
+from mongosession.store import Record
+from mongosession.tokens import Token
+from mongosession.values import EMPTY, IMMUTABLE, Delta, encode, encode_name, load, prepare
+
+FRESH = frozenset({Verdict.ANONYMOUS, Verdict.INVALID, Verdict.ENDED})
+"""Verdicts under which storing something creates a session."""
+
+_MISSING: Final = object()
+_FRAME = len(EMPTY)  # a document of one element is longer than the element by this
+
+
+class Renewal(NamedTuple):
+    """A renewal that the request asked for; ``sets_subject`` where it named one."""
+
+    subject: str | None
+    sets_subject: bool
+
+
+Intent = Renewal | Literal["destroy"] | None
+
+Operator = Literal["increment", "append", "add_to_set", "remove_from"]
+
+
+class Operation(NamedTuple):
+    """An atomic operator that stands for a key, and the encoding of the value that it should lead to: where the
+    mapping holds another by the time of the commit, a plain change came after it and replaces it."""
+
+    operator: Operator
+    operand: Any
+    leads_to: bytes
+
+
+class Difference(NamedTuple):
+    """What a commit has to know of the data.
+
+    Attributes:
+        delta: what changed, or None.
+        keys: the session keys that changed.
+        size: bytes of the whole data, as this request sees them.
+        grown: they are more than what was read.
+        encodings: key -> encoding, worked out on the way, for the next comparison.
+    """
+
+    delta: Delta | None
+    keys: tuple[str, ...]
+    size: int
+    grown: bool
+    encodings: dict[str, bytes]
+
+
+class Tracker:
+    """The record of one request's session.
+
+    Args:
+        judgement: how the presented cookie was judged.
+        record: the document, where the request holds the session.
+        token: the presented token, where one verified.
+        resign: the token is under an old key.
+        tokens: tokens may rotate and be sent.
+        revoked: a copied session that this very request has revoked.
+    """
+
+    __slots__ = (
+        "_base",
+        "_encodings",
+        "_operations",
+        "_pristine",
+        "_raw",
+        "_size",
+        "accessed",
+        "intent",
+        "judgement",
+        "pending",
+        "record",
+        "replaced",
+        "resign",
+        "revoked",
+        "token",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        judgement: Judgement,
+        *,
+        record: Record | None = None,
+        token: Token | None = None,
+        resign: bool = False,
+        tokens: bool = True,
+        revoked: bool = False,
+    ) -> None:
+        self.judgement = judgement
+        self.record = record
+        self.token = token
+        self.resign = resign
+        self.tokens = tokens
+        self.revoked = revoked
+        self.accessed = False
+        self.pending: Awaitable[object] | None = None  # a write after the response that is still under way
+        self.intent: Intent = None
+        self.replaced = False  # the data start anew: what was read is gone
+        self._raw = EMPTY if record is None else record.data
+        self._size = len(self._raw)
+        self._base: dict[str, Any] = {}
+        self._pristine: dict[str, Any] | None = None
+        self._encodings: dict[str, bytes] = {}
+        self._operations: dict[str, Operation] = {}
+
+    @property
+    def fresh(self) -> bool:
+        """Whether storing something creates a session."""
+        return self.record is None and (self.revoked or self.judgement.verdict in FRESH)
+
+    @property
+    def shut(self) -> bool:
+        """Whether what is stored will be dropped."""
+        return self.record is None and not self.fresh
+
+    def read(self) -> dict[str, Any]:
+        """The data as they were read: new objects, and the base of later comparisons."""
+        data = load(self._raw)
+        self._base = data.copy()
+        return data
+
+    def compare(self, data: dict[str, Any]) -> Difference:
+        """What changed since the base.
+
+        Raises:
+            DataError: a key is no ``str``, or a value is none that BSON can hold.
+        """
+        base = {} if self.replaced else self._base
+        size = _FRAME if self.replaced else self._size
+        keys: list[str] = []
+        put: dict[str, Any] = {}
+        encodings: dict[str, bytes] = {}
+        operands: dict[Operator, dict[str, Any]] = {}
+        for key, value in dict.items(data):
+            operation = self._operations.get(key)
+            known = base.get(key, _MISSING)
+            if value is known and operation is None and (type(value) in IMMUTABLE or not self.accessed):
+                continue
+            if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a handler may not be typed
+                raise DataError(f"the session holds the key {key!r}; keys must be str")
+            prepared = prepare(key, value)
+            encoding = encodings[key] = encode(key, prepared)
+            before = b"" if known is _MISSING else self._before(key)
+            if operation is not None and operation.leads_to == encoding:
+                operands.setdefault(operation.operator, {})[encode_name(key)] = operation.operand
+            elif encoding != before:
+                put[encode_name(key)] = prepared
+            else:
+                continue
+            keys.append(key)
+            size += len(encoding) - (len(before) or _FRAME)
+        gone = [key for key in base if not dict.__contains__(data, key)]
+        size -= sum(len(self._before(key)) - _FRAME for key in gone)
+        delta = None
+        if self.replaced:
+            delta = Delta(replace=put)
+        elif keys or gone:
+            delta = Delta(None, put, tuple(map(encode_name, gone)), **operands)
+        return Difference(delta, (*keys, *gone), size, size > self._size, encodings)
+
+    def operate(self, data: dict[str, Any], operator: Operator, key: str, operand: Any, result: Any) -> None:
+        """Record an atomic operator and mirror its result in the mapping.
+
+        On a key that the request has plainly changed it acts on the new value and is no operator any more; the same
+        operator merges.
+
+        Raises:
+            DataError: another operator stands for the key already, or BSON cannot hold the operand.
+        """
+        leads_to = encode(key, prepare(key, result))
+        standing = self._operations.get(key)
+        if self._plainly_changed(data, key, standing):
+            self._operations.pop(key, None)
+        elif standing is None:
+            self._operations[key] = Operation(operator, operand, leads_to)
+        elif standing.operator == operator:
+            self._operations[key] = Operation(operator, standing.operand + operand, leads_to)
+        else:
+            raise DataError(
+                f"{operator} on session[{key!r}] after {standing.operator} in the same request; one atomic operator a "
+                "key can be written: assign the value plainly instead",
+                key,
+            )
+        dict.__setitem__(data, key, result)
+
+    def forget(self, key: str) -> None:
+        """A plain change of the key: no operator stands for it any more."""
+        if self._operations:
+            self._operations.pop(key, None)
+
+    def start_empty(self, data: dict[str, Any]) -> None:
+        """The data start anew: what was read, and what was set before this call, is gone."""
+        dict.clear(data)
+        self.replaced = True
+        self._operations.clear()
+
+    def settle(self, data: dict[str, Any], difference: Difference | None) -> None:
+        """The commit is decided: what it does is not done again, and the present data are the base of the next
+        comparison (they are written, or dropped with an event)."""
+        self.intent = None
+        self.resign = False
+        if self.judgement.mint is not None or self.judgement.offer is not None:
+            self.judgement = self.judgement._replace(mint=None, offer=None)
+        if difference is None or difference.delta is None:
+            return
+        self._encodings = {**({} if self.replaced else self._encodings), **difference.encodings}
+        self._base = dict(dict.items(data))
+        self._size = difference.size
+        self._operations = {}
+        self.replaced = False
+
+    def _plainly_changed(self, data: dict[str, Any], key: str, standing: Operation | None) -> bool:
+        if self.replaced or self.record is None:
+            return True
+        value = dict.get(data, key, _MISSING)
+        if standing is None and key not in self._base:
+            return value is not _MISSING
+        expected = self._before(key) if standing is None else standing.leads_to
+        return value is _MISSING or encode(key, prepare(key, value)) != expected
+
+    def _before(self, key: str) -> bytes:
+        """The encoding of a key's value in the base."""
+        if key in self._encodings:
+            return self._encodings[key]
+        value = self._base[key]
+        if type(value) not in IMMUTABLE:  # the handler may have changed it: read it again
+            if self._pristine is None:
+                self._pristine = load(self._raw)
+            value = self._pristine[key]
+        encoding = self._encodings[key] = encode(key, prepare(key, value))
+        return encoding

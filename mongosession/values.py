@@ -1,0 +1,233 @@
+"""Data and its BSON: which bytes a value becomes, which field name a key becomes, and whether it has changed.
+
+Keys may be any ``str``. A field name of MongoDB may not: a dot is a path, a dollar sign an operator, and NUL and the
+empty name are refused. So names are encoded injectively, at every level:
+
+    %  ->  %25      .  ->  %2E      $  ->  %24      NUL  ->  %00      the empty key  ->  %
+    a surrogate that is half of nothing (not valid in UTF-8)  ->  %uD800 ... %uDFFF
+
+A value has changed when its encoding has: ``True == 1`` and ``1 == 1.0`` to Python, and to MongoDB they differ.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple, cast
+from uuid import UUID
+
+import bson
+import bson.errors
+from bson.binary import Binary, UuidRepresentation
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.decimal128 import Decimal128
+from bson.int64 import Int64
+from bson.max_key import MaxKey
+from bson.min_key import MinKey
+from bson.objectid import ObjectId
+from bson.timestamp import Timestamp
+
+from mongosession.errors import DataError
+
+OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
+    tz_aware=True,  # aware in, aware out, always UTC
+    uuid_representation=UuidRepresentation.STANDARD,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a date beyond the year 9999 is no reason to fail
+)
+
+MAX_DEPTH = 90
+"""Levels of nesting. MongoDB takes 100 for a whole document; the session's own two come on top."""
+
+EMPTY = bson.encode({})
+
+IMMUTABLE = frozenset(
+    {
+        str,
+        int,
+        float,
+        bool,
+        type(None),
+        bytes,
+        datetime,
+        Int64,
+        ObjectId,
+        Decimal128,
+        Binary,
+        Timestamp,
+        UUID,
+        MinKey,
+        MaxKey,
+    }
+)
+"""Types whose values cannot change under our hands: the same object is the same value."""
+
+_UNSAFE = re.compile("[%.$\0\ud800-\udfff]")
+_ESCAPE = re.compile("%(u[0-9A-F]{4}|[0-9A-F]{2})")
+
+
+class Delta(NamedTuple):
+    """A change of data, key by key. Names are encoded; at most one entry of all stands for a name.
+
+    Attributes:
+        replace: the whole new data, or None; the others are empty where it is given.
+        set: name -> new value.
+        unset: names that go.
+        increment: name -> number to add, atomically.
+        append: name -> values to append to a list, atomically.
+        add_to_set: name -> values to append where the list does not hold them, atomically.
+        remove_from: name -> values to take out of a list, atomically.
+    """
+
+    replace: Mapping[str, Any] | None = None
+    set: Mapping[str, Any] = {}
+    unset: tuple[str, ...] = ()
+    increment: Mapping[str, int | float] = {}
+    append: Mapping[str, Sequence[Any]] = {}
+    add_to_set: Mapping[str, Sequence[Any]] = {}
+    remove_from: Mapping[str, Sequence[Any]] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """The encoded names of all keys that it touches."""
+        return (
+            *(self.replace or ()),
+            *self.set,
+            *self.unset,
+            *self.increment,
+            *self.append,
+            *self.add_to_set,
+            *self.remove_from,
+        )
+
+    def from_nothing(self) -> dict[str, Any]:
+        """The data that this change makes of an empty session (encoded names, prepared values)."""
+        if self.replace is not None:
+            return dict(self.replace)
+        return {
+            **self.set,
+            **self.increment,
+            **self.append,
+            **{name: without_twins([], values) for name, values in self.add_to_set.items()},
+        }
+
+
+def encode_name(key: str) -> str:
+    """The field name of a key."""
+    if key and not _UNSAFE.search(key):
+        return key
+    return _UNSAFE.sub(lambda match: _escape(match[0]), key) or "%"
+
+
+def decode_name(name: str) -> str:
+    """The key of a field name."""
+    if "%" not in name:
+        return name
+    return "" if name == "%" else _ESCAPE.sub(lambda match: chr(int(match[1].lstrip("u"), 16)), name)
+
+
+def prepare(key: str, value: Any) -> Any:
+    """A value ready for BSON: the names in it encoded, tuples as lists.
+
+    Raises:
+        DataError: a key in it is no ``str``, or it is nested too deeply (or within itself).
+    """
+    return value if type(value) in IMMUTABLE else _prepare(key, value, 1)
+
+
+def encode(key: str, value: Any) -> bytes:
+    """The BSON of a prepared value, as a document of one element under the key's name.
+
+    Raises:
+        DataError: BSON cannot hold it.
+    """
+    try:
+        return bson.encode({encode_name(key): value}, codec_options=OPTIONS)
+    except OverflowError:
+        raise DataError(
+            f"session[{key!r}] holds an integer of more than 64 bits; store it as text or Decimal128", key
+        ) from None
+    except UnicodeEncodeError:
+        raise DataError(
+            f"session[{key!r}] holds text that is not valid Unicode (a lone surrogate); store it as bytes", key
+        ) from None
+    except (bson.errors.BSONError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"session[{key!r}] holds a value that BSON cannot: {error}", key) from None
+
+
+def dump(prepared: Mapping[str, Any]) -> bytes:
+    """The BSON of whole data: encoded names, prepared values."""
+    return bson.encode(prepared, codec_options=OPTIONS)
+
+
+def load(raw: bytes) -> dict[str, Any]:
+    """The data of a BSON document, names decoded. New objects each time."""
+    data = load_names(raw)
+    return cast("dict[str, Any]", _restore(data)) if b"%" in raw else data
+
+
+def load_names(raw: bytes) -> dict[str, Any]:
+    """The data of a BSON document with its names as they are stored."""
+    return bson.decode(raw, OPTIONS)
+
+
+def canonical(value: Any) -> Any:
+    """A form in which two (prepared) values are equal exactly where MongoDB's array operators take them as equal.
+
+    Numbers compare by value whatever their type, a truth value is no number, documents compare with their order.
+    """
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return ("document", tuple((name, canonical(item)) for name, item in items))
+    if isinstance(value, list | tuple):
+        return ("array", tuple(canonical(item) for item in cast("Sequence[Any]", value)))
+    if isinstance(value, Decimal128):
+        value = value.to_decimal()
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return ("number", value if value == value else "nan")  # noqa: PLR0124  # NaN is no number to Python, and one to BSON
+    return (type(value).__name__, bson.encode({"": value}, codec_options=OPTIONS))
+
+
+def without_twins(array: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    """An array with those values appended that it does not hold yet: what ``$addToSet`` makes of it."""
+    result, forms = list(array), [canonical(item) for item in array]
+    for value in values:
+        form = canonical(value)
+        if form not in forms:
+            result.append(value)
+            forms.append(form)
+    return result
+
+
+def without(array: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    """An array without any of these values: what ``$pullAll`` leaves of it."""
+    forms = [canonical(value) for value in values]
+    return [item for item in array if canonical(item) not in forms]
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"%{code:02X}" if code < 0x80 else f"%u{code:04X}"
+
+
+def _prepare(key: str, value: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise DataError(f"session[{key!r}] is nested more than {MAX_DEPTH} levels deep, or contains itself", key)
+    if isinstance(value, Mapping):
+        prepared: dict[str, Any] = {}
+        for name, item in value.items():
+            if not isinstance(name, str):
+                raise DataError(f"session[{key!r}] holds a dictionary with the key {name!r}; keys must be str", key)
+            prepared[encode_name(name)] = item if type(item) in IMMUTABLE else _prepare(key, item, depth + 1)
+        return prepared
+    if isinstance(value, list | tuple):
+        return [
+            item if type(item) in IMMUTABLE else _prepare(key, item, depth + 1) for item in cast("Sequence[Any]", value)
+        ]
+    return value
+
+
+def _restore(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {decode_name(name): _restore(item) for name, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_restore(item) for item in value]
+    return value
