@@ -45,6 +45,8 @@ _RAW = CodecOptions(document_class=RawBSONDocument, datetime_conversion=Datetime
 # TypeMismatch, BadValue (an operator on a value of another type, 64 bits overrun), and a document beyond 16 MiB.
 _REFUSALS = frozenset({2, 14, 10334, 17419, 17420})
 
+_BATCH = 500  # documents that a listing reads at a time
+
 _EXPIRY = ("mongosession_expiry", [("expires_at", 1)], {"expireAfterSeconds": int(SKEW)})
 _SUBJECT = ("mongosession_subject", [("subject", 1)], {"partialFilterExpression": {"subject": {"$exists": True}}})
 
@@ -138,8 +140,14 @@ class MongoStore:
         where: dict[str, Any] = {"epoch": {"$ne": ENDED}}
         if subject is not None:
             where["subject"] = subject
-        with self._errors():
-            async for document in self._ordinary.find(where, projection={"data": False}):
+        cursor = self._ordinary.find(where, projection={"data": False})
+        while True:
+            with self._errors():
+                async with asyncio.timeout(self.timeout + 1):  # for each batch: who iterates may take his time
+                    documents = await cursor.to_list(_BATCH)
+            if not documents:
+                return
+            for document in documents:
                 yield _record(document)
 
     @contextmanager

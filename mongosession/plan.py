@@ -244,14 +244,14 @@ def _begin(about: Tracker, case: _Commission) -> Plan:
     """No session is held: one begins if something is stored, unless the browser has a newer cookie already."""
     data = case.delta.from_nothing() if case.delta is not None else {}
     subject = case.renewal.subject if case.renewal is not None else None
-    if not data and subject is None:
-        return Plan()
-    if case.sent:
-        return Plan(events=_dropped(case, about, "stored when the headers were gone, and there is no session yet"))
     # A log-in begins a session even where the cookie is late or refused, or else nobody could log in.
     logs_in = subject is not None and about.judgement.verdict is not Verdict.UNAVAILABLE
     if about.shut and not logs_in:
         return Plan(events=_dropped(case, about, f"the session is {about.judgement.verdict}"))
+    if not data and subject is None:
+        return Plan()
+    if case.sent:
+        return Plan(events=_dropped(case, about, "stored when the headers were gone, and there is no session yet"))
     return Plan(create=_creation(case, data, subject), essential=True, events=_forced(case))
 
 
