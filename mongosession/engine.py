@@ -23,7 +23,7 @@ from mongosession.rotation import Judgement, expiry, judge
 from mongosession.session import Session, tracker
 from mongosession.store import COPIED, REVOKED, Record, Stamp, Store
 from mongosession.tokens import Presented, Token, TokenCodec, session_id
-from mongosession.tracker import Tracker
+from mongosession.tracker import Owed, Tracker
 from mongosession.values import decode_name
 
 Headers = list[tuple[str, str]]
@@ -83,7 +83,7 @@ class SessionEngine:
         self._on_event = on_event
         self._clock = clock
         self._random = random
-        self._under_way: set[asyncio.Task[Headers]] = set()
+        self._under_way: set[asyncio.Task[Owed]] = set()
 
     async def setup(self) -> None:
         """Make the store ready (indexes). Safe to call at every start, from every process.
@@ -123,17 +123,17 @@ class SessionEngine:
         now = self._now()
         values = cookies.read(cookie, self.cookie.name)
         if not values:
-            return Session(Tracker(Judgement(Verdict.ANONYMOUS, now), tokens=tokens))
+            return self._session(Tracker(Judgement(Verdict.ANONYMOUS, now), tokens=tokens))
         presented = self._presented(values, now)
         if not presented:
-            return Session(Tracker(Judgement(Verdict.INVALID, now), tokens=tokens))
+            return self._session(Tracker(Judgement(Verdict.INVALID, now), tokens=tokens))
         try:
             record = await self.store.load(session_id(presented[0].token.sid))
         except StoreUnavailable as error:
             if on_outage == "raise":
                 raise
             self._emit(Event(EventKind.STORE_FAILED, session_id(presented[0].token.sid).hex(), reason=str(error)))
-            return Session(Tracker(Judgement(Verdict.UNAVAILABLE, now), tokens=False))
+            return self._session(Tracker(Judgement(Verdict.UNAVAILABLE, now), tokens=False))
         token, role = max(presented, key=lambda each: _preference(each, record))
         judged = judge(
             token, record, now=now, rotation=self.terms.rotation, timeouts=self.terms.timeouts, large_body=large_body
@@ -141,7 +141,7 @@ class SessionEngine:
         if judged.verdict is Verdict.COPIED or judged.verdict is Verdict.LATE or judged.fell_back:
             return await self._open_oddly(judged, record, token, role, tokens)
         held = record if judged.verdict is not Verdict.ENDED else None
-        return Session(Tracker(judged, record=held, token=token, resign=role is Role.OLD, tokens=tokens))
+        return self._session(Tracker(judged, record=held, token=token, resign=role is Role.OLD, tokens=tokens))
 
     async def commit(
         self, session: Session, *, status: int = 200, cache_control: str | None = None, sent: bool = False
@@ -163,35 +163,12 @@ class SessionEngine:
             StoreUnavailable: the database did not answer within the deadline; the write may or may not have happened.
         """
         about = tracker(session)
-        if about.pending is not None:  # writes of one session keep their order
-            await asyncio.shield(about.pending)
-        decided = plan(
-            session,
-            self.terms,
-            now=self._now(),
-            random=self._random,
-            status=status,
-            public=is_public(cache_control),
-            sent=sent,
-        )
-        about.settle(session, decided.difference)
-        for event in decided.events:
-            self._emit(event)
-        headers: Headers = [("Vary", "Cookie")] if decided.vary else []
-        if not (decided.end or decided.update or decided.create or decided.offer):
-            return [*headers, *self._cookie(cookies.remove(self.cookie))] if decided.forget else headers
-        if self._write == "after_response" and decided.postponable:
-            about.pending = self._start(self._postponed(decided, about))
-            return headers
-        task = self._start(self._carry_out(decided, about))
-        try:
-            return headers + await asyncio.shield(task)
-        except DataError as error:
-            error.headers[:0] = headers
-            raise
-        except asyncio.CancelledError:
-            task.add_done_callback(self._orphaned)
-            raise
+        if sent:
+            await self._commit(session, about, status=status, sent=True)
+            return []
+        headers = await self._commit(session, about, status=status, public=is_public(cache_control))
+        about.answered = True
+        return headers
 
     async def sessions(self, subject: str) -> AsyncIterator["SessionInfo"]:
         """The live sessions of a subject ("your devices"), in no certain order.
@@ -245,8 +222,70 @@ class SessionEngine:
             for each in ids:
                 ended += await self._revoke(each, REVOKED, subject=subject)
 
+    async def _save(self, session: Session) -> bool:
+        about = tracker(session)
+        await self._commit(session, about, sent=about.answered, early=not about.answered)
+        return about.record is not None
+
+    async def _commit(
+        self,
+        session: Session,
+        about: Tracker,
+        *,
+        status: int = 200,
+        public: bool = False,
+        sent: bool = False,
+        early: bool = False,
+    ) -> Headers:
+        while about.pending is not None and not about.pending.done():  # writes of one session keep their order
+            await asyncio.wait({about.pending})
+        now = self._now()
+        if sent and about.record is not None and now >= expiry(about.record, self.terms.timeouts):
+            await self._refresh(about, about.record, now)
+        decided = plan(
+            session, self.terms, now=now, random=self._random, status=status, public=public, sent=sent, early=early
+        )
+        about.settle(session, decided.difference)
+        for event in decided.events:
+            self._emit(event)
+        headers: Headers = [("Vary", "Cookie")] if decided.vary else []
+        if decided.idle:
+            cookie: Owed = "removal" if decided.forget else None
+        elif self._write == "after_response" and decided.postponable and not early:
+            about.pending = self._start(self._postponed(decided, about))
+            cookie = None
+        else:
+            cookie = await self._finish(self._carry_out(decided, about), about, headers)
+        if early:
+            about.owed = cookie or about.owed
+            return []
+        about.owed = None
+        return headers + self._cookie(cookie)
+
+    async def _finish(self, work: Coroutine[Any, Any, Owed], about: Tracker, headers: Headers) -> Owed:
+        """Wait for a commit that runs to its end whatever happens to the caller."""
+        about.pending = task = self._start(work)
+        try:
+            return await asyncio.shield(task)
+        except DataError as error:
+            error.headers = headers + error.headers
+            raise
+        except asyncio.CancelledError:
+            task.add_done_callback(self._orphaned)
+            raise
+
+    async def _refresh(self, about: Tracker, record: Record, now: float) -> None:
+        """A connection has outlived what is known of its session: other requests may have kept it alive, or not."""
+        present = await self.store.load(record.id)
+        alive = present is not None and present.epoch == record.epoch and now < expiry(present, self.terms.timeouts)
+        about.record = present if alive else None
+
     def _now(self) -> float:
         return int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
+
+    def _session(self, about: Tracker) -> Session:
+        about.save = self._save
+        return Session(about)
 
     def _presented(self, values: list[str], now: float) -> list[Presented]:
         """The cookies that verify, if they are of one session."""
@@ -265,14 +304,14 @@ class SessionEngine:
         kind = EventKind.FELL_BACK if judged.fell_back else EventKind(judged.verdict)
         self._emit(Event(kind, record.id.hex(), record.subject, judged.behind))
         if judged.fell_back:
-            return Session(Tracker(judged, record=record, token=token, resign=role is Role.OLD, tokens=tokens))
+            return self._session(Tracker(judged, record=record, token=token, resign=role is Role.OLD, tokens=tokens))
         revoked = False
         if judged.verdict is Verdict.COPIED and self.terms.rotation.on_copied == "revoke":
             try:
                 revoked = await self._revoke(record.id, COPIED, epoch=record.epoch)
             except StoreError as error:  # the request is refused all the same, and the next one revokes
                 self._emit(Event(EventKind.STORE_FAILED, record.id.hex(), record.subject, reason=str(error)))
-        return Session(Tracker(judged, token=token, tokens=tokens, revoked=revoked))
+        return self._session(Tracker(judged, token=token, tokens=tokens, revoked=revoked))
 
     async def _revoke(self, id: bytes, reason: str, *, epoch: int | None = None, subject: str | None = None) -> bool:
         changes = ending(reason, now=self._now(), rotation=self.terms.rotation)
@@ -281,27 +320,32 @@ class SessionEngine:
         self._emit(Event(EventKind.REVOKED, id.hex(), subject, reason=reason))
         return True
 
-    def _start(self, work: Coroutine[Any, Any, Headers]) -> asyncio.Task[Headers]:
+    def _start(self, work: Coroutine[Any, Any, Owed]) -> asyncio.Task[Owed]:
         """Run in a task of its own: neither a disconnect nor a cancel scope around the request reaches it."""
         task = asyncio.get_running_loop().create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return task
 
-    def _orphaned(self, task: asyncio.Task[Headers]) -> None:
+    def _orphaned(self, task: asyncio.Task[Owed]) -> None:
         """The caller was cancelled: an error of its commit has nobody else to go to."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._emit(Event(EventKind.STORE_FAILED, reason=f"after the request was cancelled: {error}"))
 
-    async def _postponed(self, decided: Plan, about: Tracker) -> Headers:
+    async def _postponed(self, decided: Plan, about: Tracker) -> Owed:
         try:
             return await self._carry_out(decided, about)
         except SessionError as error:
             keys = decided.difference.keys if decided.difference is not None else ()
             self._emit(Event(EventKind.DROPPED_WRITE, _hex(about.record), keys=keys, reason=str(error)))
-            return []
+            return None
 
-    async def _carry_out(self, decided: Plan, about: Tracker) -> Headers:
+    async def _carry_out(self, decided: Plan, about: Tracker) -> Owed:
+        """Do what was decided.
+
+        Returns:
+            What the headers have to bring.
+        """
         if decided.end is not None:
             record, about.record = about.record, None
             if await self.store.update(decided.end.id, decided.end.changes, epoch=decided.end.epoch):
@@ -312,15 +356,15 @@ class SessionEngine:
             return await self._update(decided, decided.update, about)
         if decided.offer is not None and about.record is not None:
             return await self._look_again(decided.offer, about.record.id)
-        return self._cookie(cookies.remove(self.cookie)) if decided.forget else []
+        return "removal" if decided.forget else None
 
-    async def _create(self, creation: Creation, about: Tracker) -> Headers:
+    async def _create(self, creation: Creation, about: Tracker) -> Owed:
         await self.store.create(creation.record)
         about.record, about.token = creation
         self._emit(Event(EventKind.CREATED, creation.record.id.hex(), creation.record.subject))
-        return self._send(creation.token)
+        return creation.token
 
-    async def _update(self, decided: Plan, update: Update, about: Tracker) -> Headers:
+    async def _update(self, decided: Plan, update: Update, about: Tracker) -> Owed:
         try:
             stamp = await self.store.update(update.id, update.changes, epoch=update.epoch)
         except DeltaRefused as error:
@@ -329,7 +373,7 @@ class SessionEngine:
             if decided.essential:
                 raise
             self._emit(Event(EventKind.STORE_FAILED, update.id.hex(), reason=str(error)))
-            return []
+            return None
         if not stamp:
             return await self._unmatched(decided, about)
         assert about.record is not None  # noqa: S101  # for the type checkers: an update is of a session that is held
@@ -341,9 +385,9 @@ class SessionEngine:
             kind = EventKind.HEALED if decided.offer is None else EventKind.ROTATED
             self._emit(Event(kind, update.id.hex(), about.record.subject))
         if decided.offer is None or stamp != decided.offer.if_then:
-            return []
+            return None
         about.token = decided.offer.token
-        return self._send(decided.offer.token)
+        return about.token
 
     async def _refused(self, error: DeltaRefused, decided: Plan, update: Update, about: Tracker) -> DataError:
         """The server refused the data, and nothing was written: the rotation goes alone."""
@@ -353,12 +397,11 @@ class SessionEngine:
         )
         changes = update.changes._replace(data=None)
         if changes.raised and "epoch" not in changes.put:
-            refusal.headers += await self._update(
-                decided._replace(essential=False), update._replace(changes=changes), about
-            )
+            alone = decided._replace(essential=False, difference=None)
+            refusal.headers = self._cookie(await self._update(alone, update._replace(changes=changes), about))
         return refusal
 
-    async def _unmatched(self, decided: Plan, about: Tracker) -> Headers:
+    async def _unmatched(self, decided: Plan, about: Tracker) -> Owed:
         """The session was renewed or has ended meanwhile. Nothing of it is continued."""
         record, about.record = about.record, None
         if decided.instead is not None:
@@ -368,24 +411,27 @@ class SessionEngine:
         keys = decided.difference.keys if decided.difference is not None else ()
         reason = "the session was renewed or has ended while the request was handled"
         self._emit(Event(kind, _hex(record), record.subject if record else None, keys=keys, reason=reason))
-        return []
+        return None
 
-    async def _look_again(self, offer: Offer, id: bytes) -> Headers:
+    async def _look_again(self, offer: Offer, id: bytes) -> Owed:
         """A token that comes without a write: is the session still what it was?"""
         try:
             record = await self.store.load(id)
         except StoreError as error:
             self._emit(Event(EventKind.STORE_FAILED, id.hex(), reason=str(error)))
-            return []
+            return None
         if record is None or Stamp(record.epoch, record.generation) != offer.if_then:
+            return None
+        return offer.token
+
+    def _cookie(self, owed: Owed) -> Headers:
+        if owed is None:
             return []
-        return self._send(offer.token)
-
-    def _send(self, token: Token) -> Headers:
-        max_age = max(0, int(token.deadline - self._clock()))
-        return self._cookie(cookies.render(self.cookie, self._codec.write(token), max_age))
-
-    def _cookie(self, value: str) -> Headers:
+        if owed == "removal":
+            value = cookies.remove(self.cookie)
+        else:
+            max_age = max(0, int(owed.deadline - self._clock()))
+            value = cookies.render(self.cookie, self._codec.write(owed), max_age)
         return [("Set-Cookie", value), ("Cache-Control", "no-store")]
 
     def _emit(self, event: Event) -> None:

@@ -87,6 +87,11 @@ class Plan(NamedTuple):
     events: tuple[Event, ...] = ()
 
     @property
+    def idle(self) -> bool:
+        """Whether the store is not needed."""
+        return self.update is None and self.offer is None and self.end is None and self.create is None
+
+    @property
     def postponable(self) -> bool:
         """Whether it may wait until the response is gone: a write of data or a touch that brings no token."""
         return self.update is not None and self.offer is None and self.end is None and self.create is None
@@ -101,6 +106,7 @@ def plan(
     status: int = 200,
     public: bool = False,
     sent: bool = False,
+    early: bool = False,
 ) -> Plan:
     """Decide what to write and what to send.
 
@@ -112,6 +118,7 @@ def plan(
         status: the response's status; from 500 on data and renewals are discarded.
         public: shared caches may keep the response: it should carry no cookie.
         sent: the response's headers are gone: no token can be sent.
+        early: they are not written yet, and this is not the commit that precedes them: no rotation.
 
     Raises:
         DataError: the session holds what cannot be stored, or more than the limit.
@@ -124,7 +131,8 @@ def plan(
         now=now,
         random=random,
         sent=sent,
-        may_send=about.tokens and not public and not sent,
+        early=early,
+        may_send=about.tokens and not public and not sent and not early,
         delta=delta,
         keys=difference.keys if difference is not None else (),
         renewal=about.intent if isinstance(about.intent, Renewal) and status < 500 else None,
@@ -137,7 +145,8 @@ def plan(
         decided = _write(about, about.record, commission)
     else:
         decided = _begin(about, commission)
-    return decided._replace(vary=(about.accessed or delta is not None) and not sent, difference=difference)
+    vary = (about.accessed or delta is not None) and not sent and not early
+    return decided._replace(vary=vary, difference=difference)
 
 
 class _Commission(NamedTuple):
@@ -147,6 +156,7 @@ class _Commission(NamedTuple):
     now: float
     random: Callable[[int], bytes]
     sent: bool
+    early: bool
     may_send: bool
     delta: Delta | None
     keys: tuple[str, ...]
@@ -222,7 +232,11 @@ def _write(about: Tracker, record: Record, case: _Commission) -> Plan:
     if judged.mint is not None and (heals or case.may_send):
         raised["generation"] = judged.mint
         (put if judged.clock_broken else raised)["rotated_at"] = judged.now
-    if case.may_send and about.token is not None:
+    events: tuple[Event, ...] = ()
+    if isinstance(about.owed, Token) and not case.early and not case.sent:
+        offer = Offer(about.owed, Stamp(record.epoch, record.generation))
+        events = _forced(case)
+    elif case.may_send and about.token is not None:
         generation = judged.offer
         if generation is None and about.resign and judged.verdict is Verdict.CURRENT:
             generation = about.token.generation
@@ -231,13 +245,16 @@ def _write(about: Tracker, record: Record, case: _Commission) -> Plan:
             token = about.token._replace(generation=generation, deadline=until)
             offer = Offer(token, Stamp(record.epoch, record.generation if judged.mint is None else judged.mint))
     idle = terms.timeouts.idle if record.idle is None else record.idle
-    if judged.now - record.seen_at >= idle / TOUCHES:
-        raised["seen_at"] = judged.now
-        raised["expires_at"] = expiry(record._replace(seen_at=judged.now), terms.timeouts)
+    seen_at = (
+        case.now if case.sent else judged.now
+    )  # a connection that lives on was not seen for the last time at its start
+    if seen_at - record.seen_at >= idle / TOUCHES:
+        raised["seen_at"] = seen_at
+        raised["expires_at"] = expiry(record._replace(seen_at=seen_at), terms.timeouts)
     update = None
     if raised or put or case.delta is not None:
         update = Update(record.id, record.epoch, Changes(raised, put, case.delta, confirm=offer is not None))
-    return Plan(update=update, offer=offer, essential=case.delta is not None)
+    return Plan(update=update, offer=offer, essential=case.delta is not None, events=events)
 
 
 def _begin(about: Tracker, case: _Commission) -> Plan:
@@ -247,9 +264,9 @@ def _begin(about: Tracker, case: _Commission) -> Plan:
     # A log-in begins a session even where the cookie is late or refused, or else nobody could log in.
     logs_in = subject is not None and about.judgement.verdict is not Verdict.UNAVAILABLE
     if about.shut and not logs_in:
-        return Plan(events=_dropped(case, about, f"the session is {about.judgement.verdict}"))
+        return Plan(events=_dropped(case, about, f"the request holds no session (judged {about.judgement.verdict})"))
     if not data and subject is None:
-        return Plan()
+        return Plan(forget=about.owed == "removal" and not case.early and not case.sent)
     if case.sent:
         return Plan(events=_dropped(case, about, "stored when the headers were gone, and there is no session yet"))
     return Plan(create=_creation(case, data, subject), essential=True, events=_forced(case))
@@ -293,11 +310,9 @@ def _epoch(random: Callable[[int], bytes], other_than: int | None = None) -> int
 
 def _forced(case: _Commission) -> tuple[Event, ...]:
     """A new cookie has to go out, whatever the response says of itself: it is kept from caches, with an event."""
-    return (
-        ()
-        if case.may_send
-        else (Event(EventKind.FORCED_NO_STORE, reason="a cookie in a public or prefetched response"),)
-    )
+    if case.may_send or case.early:
+        return ()
+    return (Event(EventKind.FORCED_NO_STORE, reason="a cookie in a public or prefetched response"),)
 
 
 def _dropped(case: _Commission, about: Tracker, reason: str) -> tuple[Event, ...]:

@@ -133,6 +133,24 @@ class Session(dict[str, Any]):
         self._tracker.start_empty(self)
         self._tracker.intent = "destroy"
 
+    async def save(self) -> bool:
+        """Write now what has changed: in streams, on WebSockets, in background work, as often as needed. Nothing
+        changed, nothing is written. Before the response's headers are gone, a session that begins or is renewed here
+        gets its cookie with them; afterwards that cannot be done any more, and is dropped with an event.
+
+        Returns:
+            Whether the request still holds a session: False once it was renewed or has ended elsewhere (what was
+            stored is dropped then, with an event), or where there is none.
+
+        Raises:
+            DataError: the session holds what cannot be stored; nothing of it was written.
+            StoreUnavailable: the database did not answer within the deadline.
+        """
+        save = self._tracker.save
+        if save is None:
+            raise RuntimeError("this session does not come from SessionEngine.open")
+        return await save(self)
+
     # Atomic operators: written as such, so that parallel requests lose nothing; mirrored at once in the dictionary.
 
     def increment(self, key: str, by: float = 1) -> None:

@@ -5,7 +5,7 @@ anything else is compared by its encoding. So no way to change a session goes un
 method has to raise a flag. For the plan and the engine; applications use the ``Session``.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, NamedTuple
 
 from mongosession.errors import DataError
@@ -30,6 +30,8 @@ class Renewal(NamedTuple):
 
 
 Intent = Renewal | Literal["destroy"] | None
+
+Owed = Token | Literal["removal"] | None
 
 Operator = Literal["increment", "append", "add_to_set", "remove_from"]
 
@@ -81,13 +83,16 @@ class Tracker:
         "_raw",
         "_size",
         "accessed",
+        "answered",
         "intent",
         "judgement",
+        "owed",
         "pending",
         "record",
         "replaced",
         "resign",
         "revoked",
+        "save",
         "token",
         "tokens",
     )
@@ -109,7 +114,10 @@ class Tracker:
         self.tokens = tokens
         self.revoked = revoked
         self.accessed = False
-        self.pending: Awaitable[object] | None = None  # a write after the response that is still under way
+        self.answered = False  # the response's headers are gone
+        self.owed: Owed = None  # what the headers have to bring, because it was written before them
+        self.pending: Any = None  # the task of the last write: writes of one session keep their order
+        self.save: Callable[[Any], Awaitable[bool]] | None = None  # bound by the engine
         self.intent: Intent = None
         self.replaced = False  # the data start anew: what was read is gone
         self._raw = EMPTY if record is None else record.data
@@ -122,7 +130,7 @@ class Tracker:
     @property
     def fresh(self) -> bool:
         """Whether storing something creates a session."""
-        return self.record is None and (self.revoked or self.judgement.verdict in FRESH)
+        return self.record is None and (self.revoked or self.owed == "removal" or self.judgement.verdict in FRESH)
 
     @property
     def shut(self) -> bool:

@@ -1,0 +1,43 @@
+"""The README's code, run as it stands, and every link of the documentation."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_first_block_prints_what_the_readme_says() -> None:
+    run = subprocess.run([sys.executable, "-c", blocks("python")[0]], capture_output=True, text=True, check=True, cwd=ROOT)
+    shape = re.compile(r"(?<==)A[\w-]+(\.\.\.)?(?=;)")  # the token differs each time
+    assert shape.sub("TOKEN", run.stdout) == shape.sub("TOKEN", blocks("text")[0])
+
+
+async def test_the_starlette_application_runs_as_it_stands(mongod_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONGODB_URI", mongod_uri)
+    monkeypatch.setenv("SESSION_KEY", "k" * 32)
+    namespace: dict[str, Any] = {}
+    exec(compile(blocks("python")[1], "README.md", "exec"), namespace)
+    app = namespace["app"]
+    transport = httpx.ASGITransport(app)
+    async with namespace["lifespan"](app), httpx.AsyncClient(transport=transport, base_url="https://shop.example") as http:
+        visits = [(await http.get("/")).text for _ in range(3)]
+    assert visits == ["visit 1", "visit 2", "visit 3"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert missing == []
