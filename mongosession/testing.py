@@ -19,7 +19,7 @@ Time stands until advanced, chance is seeded, a browser is a cookie jar whose re
 
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Literal
 
 from mongosession.engine import SessionEngine
@@ -28,6 +28,9 @@ from mongosession.session import Session
 from mongosession.store import Changes, Record, Stamp, Store
 
 __all__ = ["Browser", "CommandCounter", "CountingStore", "Exchange", "HandClock", "Jar", "seeded"]
+
+Around = Callable[[str], AbstractAsyncContextManager[object]]
+"""What ``CountingStore`` enters around a call, by the call's name."""
 
 
 class HandClock:
@@ -56,8 +59,8 @@ def seeded(seed: int) -> Callable[[int], bytes]:
 
 
 class Jar:
-    """The cookie jar of a browser that talks to one host over TLS. It takes what browsers take: no ``__Host-`` cookie
-    without ``Secure`` and the path ``/``, nothing once ``Max-Age`` has run out.
+    """The cookie jar of a browser that talks to one host over TLS. It takes what browsers take: no ``__Secure-`` cookie
+    without ``Secure``, no ``__Host-`` cookie without ``Secure`` and the path ``/``. It forgets by ``Max-Age``.
 
     Args:
         clock: seconds since 1970.
@@ -89,9 +92,10 @@ class Jar:
         pair, *rest = [part.strip() for part in line.split(";")]
         name, _, value = pair.partition("=")
         attributes: Mapping[str, str] = {key.lower(): text for key, _, text in (part.partition("=") for part in rest)}
-        if name.startswith("__Host-") and (
-            "secure" not in attributes or attributes.get("path") != "/" or "domain" in attributes
-        ):
+        prefix = name.lower()  # browsers compare the prefixes without regard to case
+        if prefix.startswith(("__host-", "__secure-")) and "secure" not in attributes:
+            return
+        if prefix.startswith("__host-") and (attributes.get("path") != "/" or "domain" in attributes):
             return
         age = float(attributes.get("max-age", "inf"))
         if age > 0:
@@ -171,15 +175,29 @@ class Browser:
 
 
 class CountingStore:
-    """A store that counts the calls of another one.
+    """A store that counts the calls of another one, and lets a test have its bad days:
+
+        @asynccontextmanager
+        async def away(call):
+            raise StoreUnavailable("away")
+            yield
+
+        store = CountingStore(MemoryStore(), around=away)
+
+    Args:
+        store: the store that does the work.
+        around: name of a call -> what to enter around it. It may wait before the call (a slow database) or after it (a
+            slow answer), and raise before it (an outage) or after it (the answer was lost).
 
     Attributes:
         calls: names of the calls, in their order.
+        around: see above; may be replaced at any time.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, around: Around = nullcontext) -> None:
         self._store = store
         self.calls: list[str] = []
+        self.around = around
 
     def take(self) -> list[str]:
         """The calls since the last ``take``."""
@@ -188,27 +206,33 @@ class CountingStore:
 
     async def setup(self) -> None:
         """See ``Store.setup``."""
-        self.calls.append("setup")
-        await self._store.setup()
+        async with self._call("setup"):
+            await self._store.setup()
 
     async def load(self, id: bytes) -> Record | None:
         """See ``Store.load``."""
-        self.calls.append("load")
-        return await self._store.load(id)
+        async with self._call("load"):
+            return await self._store.load(id)
 
     async def create(self, record: Record) -> None:
         """See ``Store.create``."""
-        self.calls.append("create")
-        await self._store.create(record)
+        async with self._call("create"):
+            await self._store.create(record)
 
     async def update(
         self, id: bytes, changes: Changes, *, epoch: int | None = None, subject: str | None = None
     ) -> Stamp | bool:
         """See ``Store.update``."""
-        self.calls.append("update")
-        return await self._store.update(id, changes, epoch=epoch, subject=subject)
+        async with self._call("update"):
+            return await self._store.update(id, changes, epoch=epoch, subject=subject)
 
-    def find(self, subject: str | None = None) -> AsyncIterator[Record]:
+    async def find(self, subject: str | None = None) -> AsyncIterator[Record]:
         """See ``Store.find``."""
-        self.calls.append("find")
-        return self._store.find(subject)
+        async with self._call("find"):
+            found = [record async for record in self._store.find(subject)]
+        for record in found:
+            yield record
+
+    def _call(self, name: str) -> AbstractAsyncContextManager[object]:
+        self.calls.append(name)
+        return self.around(name)
