@@ -1,48 +1,79 @@
-"""ASGI middleware: ``scope["session"]`` is the session, and it is committed before the response's headers leave.
+"""ASGI middleware: ``scope["session"]`` is the session, and it is committed before the response's headers leave."""
 
-The first message of a response is held until the second: what a handler stores before its first byte goes with the
-headers. What it stores later, while streaming or in a background task, is written at the end.
-"""
-
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from mongosession import Session, SessionEngine, StoreUnavailable
 from mongosession.http import large_body, prefetch
+from mongosession_asgi.lifespan import Lifespan
+from mongosession_asgi.response import Response, unavailable
+from mongosession_asgi.types import Application, Receive, Scope, Send
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Routes = Sequence[str] | Callable[[Scope], bool]
+"""Path prefixes (``"/static"`` is that path and everything below it, as ``scope["path"]`` says), or a predicate."""
+
+OnOutage = Literal["raise", "anonymous"]
 
 
 class SessionMiddleware:
-    """Puts the session of each HTTP request into its scope.
+    """Puts the session of each HTTP request and WebSocket into its scope. Nested in itself it passes through.
 
     Args:
         app: the ASGI application.
         engine: where the sessions come from.
-        scope_key: where in the scope the session stands. Default ``"session"``: ``request.session`` in Starlette.
+        scope_key: where in the scope the session stands. Default ``"session"``: ``request.session`` in Starlette. Two
+            engines with different cookie names may stand under two keys.
+        skip: routes for which no session is opened: health checks, assets. Default none.
+        tokenless: routes for which a session is opened, but nothing rotates and no token is sent: for back ends that
+            forward a browser's cookie and drop ``Set-Cookie``. Default none. Elsewhere tokens only live longer.
+        on_outage: where the database is away: ``"raise"`` (default) answers 503 with ``Retry-After``; ``"anonymous"``
+            goes on with an empty session that stores nothing; or a function of the scope that says which.
+        lifespan: call ``engine.setup()`` at start-up and ``engine.close()`` at shutdown. Default False.
     """
 
-    def __init__(self, app: Application, engine: SessionEngine, *, scope_key: str = "session") -> None:
+    def __init__(
+        self,
+        app: Application,
+        engine: SessionEngine,
+        *,
+        scope_key: str = "session",
+        skip: Routes = (),
+        tokenless: Routes = (),
+        on_outage: OnOutage | Callable[[Scope], OnOutage] = "raise",
+        lifespan: bool = False,
+    ) -> None:
         self.app = app
         self.engine = engine
         self.scope_key = scope_key
+        self._skips = _predicate(skip)
+        self._tokenless = _predicate(tokenless)
+        self._on_outage: Callable[[Scope], OnOutage] = on_outage if callable(on_outage) else lambda _scope: on_outage
+        self._lifespan = lifespan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection; all but HTTP passes through."""
-        if scope["type"] != "http":
+        """Serve one connection."""
+        if scope["type"] == "lifespan" and self._lifespan:
+            messages = Lifespan(self.engine, receive, send)
+            await self.app(scope, messages.receive, messages.send)
+        elif scope["type"] in ("http", "websocket") and not self._skips(scope) and not self._is_open(scope):
+            await self._serve(scope, receive, send)
+        else:
             await self.app(scope, receive, send)
-            return
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        websocket = scope["type"] == "websocket"
+        refusable = "websocket.http.response" in (scope.get("extensions") or {})
         try:
             session = await self._open(scope)
         except StoreUnavailable as error:
-            await _unavailable(send, error)
+            if websocket:
+                await receive()  # the handshake: only then may it be refused
+            prefix = "websocket." if websocket else ""
+            await unavailable(send, error, prefix=prefix, refusable=refusable or not websocket)
             return
         scope[self.scope_key] = session
-        response = _Response(self.engine, session, send)
+        scope[f"mongosession.{self.scope_key}"] = self.engine
+        response = Response(self.engine, session, send, websocket=websocket, refusable=refusable)
         await self.app(scope, receive, response.send)
         await response.finish()
 
@@ -56,75 +87,44 @@ class SessionMiddleware:
                 headers[name] = value
         return await self.engine.open(
             cookies,
-            tokens=not prefetch(_text(headers, b"sec-purpose"), _text(headers, b"purpose")),
+            tokens=not (self._tokenless(scope) or prefetch(_text(headers, b"sec-purpose"), _text(headers, b"purpose"))),
             large_body=large_body(
-                scope["method"], _text(headers, b"content-length"), _text(headers, b"transfer-encoding")
+                scope.get("method", "GET"), _text(headers, b"content-length"), _text(headers, b"transfer-encoding")
             ),
+            on_outage=self._on_outage(scope),
         )
 
-
-class _Response:
-    """The messages of one response on their way out."""
-
-    def __init__(self, engine: SessionEngine, session: Session, send: Send) -> None:
-        self._engine = engine
-        self._session = session
-        self._send = send
-        self._start: Message | None = None  # held until it is known what the headers have to carry
-        self._status = 200
-        self._started = False
-        self._replaced = False  # by a 503: the application's own messages are dropped
-
-    async def send(self, message: Message) -> None:
-        if self._replaced:
-            return
-        if message["type"] == "http.response.start":
-            self._start, self._status = message, message["status"]
-            return
-        if self._start is not None:
-            await self._commit_headers(self._start)
-            if self._replaced:
-                return
-        elif self._started and not message.get("more_body", False):
-            await self._commit_rest()
-        await self._send(message)
-
-    async def finish(self) -> None:
-        """The application has returned: what it stored since the last byte is written."""
-        if self._start is not None:  # it sent no body at all
-            await self._commit_headers(self._start)
-        elif self._started and not self._replaced:
-            await self._commit_rest()
-
-    async def _commit_headers(self, start: Message) -> None:
-        self._start = None
-        headers: list[tuple[bytes, bytes]] = list(start.get("headers", ()))
-        own = [value.decode("latin-1") for name, value in headers if name.lower() == b"cache-control"]
-        try:
-            added = await self._engine.commit(self._session, status=self._status, cache_control=", ".join(own) or None)
-        except StoreUnavailable as error:
-            self._replaced = True
-            await _unavailable(self._send, error)
-            return
-        if any(name == "Cache-Control" for name, _ in added):
-            headers = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
-        headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in added]
-        self._started = True
-        await self._send({**start, "headers": headers})
-
-    async def _commit_rest(self) -> None:
-        await self._engine.commit(self._session, status=self._status, sent=True)
+    def _is_open(self, scope: Scope) -> bool:
+        return scope.get(f"mongosession.{self.scope_key}") is self.engine
 
 
-async def _unavailable(send: Send, error: StoreUnavailable) -> None:
-    """The database is away. No cookie is touched."""
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"cache-control", b"no-store"),
-        (b"retry-after", str(error.retry_after).encode("ascii")),
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": b"Service Unavailable"})
+def get_session(connection: Any, scope_key: str = "session") -> Session:
+    """The session of a request, typed.
+
+    Args:
+        connection: a request or WebSocket of Starlette or FastAPI (anything with a ``scope``), or a scope itself.
+        scope_key: where in the scope the middleware put it.
+
+    Raises:
+        LookupError: no session was opened for this request.
+    """
+    session = getattr(connection, "scope", connection).get(scope_key)
+    if not isinstance(session, Session):
+        raise LookupError(
+            f"no session under scope[{scope_key!r}]: is SessionMiddleware installed, and the route not skipped?"
+        )
+    session.mark_accessed()
+    return session
+
+
+def _predicate(routes: Routes) -> Callable[[Scope], bool]:
+    if callable(routes):
+        return routes
+    if isinstance(routes, str):
+        raise ValueError(f"routes are {routes!r}; they must be a list of path prefixes, or a predicate")
+    paths = tuple(prefix.rstrip("/") for prefix in routes)
+    below = tuple(f"{path}/" for path in paths)
+    return lambda scope: bool(paths) and (scope["path"].startswith(below) or scope["path"] in paths)
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
