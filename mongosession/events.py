@@ -38,6 +38,7 @@ class EventKind(StrEnum):
     SEVERAL_COOKIES = "several_cookies"  # valid cookies of several sessions in one request: none was opened
     DROPPED_WRITE = "dropped_write"  # data that could not be kept; ``reason`` says why
     DROPPED_RENEWAL = "dropped_renewal"  # a renewal that could not be done; ``reason`` says why
+    DROPPED_DESTROY = "dropped_destroy"  # a log-out while the database is away; the cookie stays
     FORCED_NO_STORE = "forced_no_store"  # a public or prefetched response had to carry a new cookie
     STORE_FAILED = "store_failed"  # a write that the request could do without failed (rotation, touch, after_response)
 

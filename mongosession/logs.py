@@ -16,6 +16,7 @@ _WARNINGS = frozenset(
         EventKind.SEVERAL_COOKIES,
         EventKind.DROPPED_WRITE,
         EventKind.DROPPED_RENEWAL,
+        EventKind.DROPPED_DESTROY,
         EventKind.STORE_FAILED,
     }
 )
