@@ -126,7 +126,7 @@ def plan(
     about = tracker(session)
     difference = None if status >= 500 else _measured(about, session, terms.max_data)
     delta = difference.delta if difference is not None else None
-    commission = _Commission(
+    case = _Case(
         terms=terms,
         now=now,
         random=random,
@@ -138,18 +138,18 @@ def plan(
         renewal=about.intent if isinstance(about.intent, Renewal) and status < 500 else None,
     )
     if about.intent == "destroy":
-        decided = _end(about, commission)
-    elif about.record is not None and commission.renewal is not None:
-        decided = _renew(about, about.record, commission, commission.renewal)
+        decided = _end(about, case)
+    elif about.record is not None and case.renewal is not None:
+        decided = _renew(about, about.record, case, case.renewal)
     elif about.record is not None:
-        decided = _write(about, about.record, commission)
+        decided = _write(about, about.record, case)
     else:
-        decided = _begin(about, commission)
+        decided = _begin(about, case)
     vary = (about.accessed or delta is not None) and not sent and not early
     return decided._replace(vary=vary, difference=difference)
 
 
-class _Commission(NamedTuple):
+class _Case(NamedTuple):
     """What all the cases below have to know."""
 
     terms: Terms
@@ -175,7 +175,7 @@ def _measured(about: Tracker, session: Session, max_data: int) -> Difference:
     return difference
 
 
-def _end(about: Tracker, case: _Commission) -> Plan:
+def _end(about: Tracker, case: _Case) -> Plan:
     """Log-out. Also a late or refused request ends the session it names: a log-out must not be lost."""
     if about.judgement.verdict is Verdict.UNAVAILABLE:  # the session goes on, so its cookie must
         return Plan(events=(Event(EventKind.DROPPED_DESTROY, reason="the database is away"),))
@@ -193,7 +193,7 @@ def _end(about: Tracker, case: _Commission) -> Plan:
     return Plan(end=end, create=create, essential=True, forget=forget, events=_forced(case) if create else ())
 
 
-def _renew(about: Tracker, record: Record, case: _Commission, renewal: Renewal) -> Plan:
+def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Plan:
     """A new epoch for the session that the request holds: every older token is dead at once."""
     if case.sent:
         # Its data go as well: they may belong to a subject that the session does not have.
@@ -224,7 +224,7 @@ def _renew(about: Tracker, record: Record, case: _Commission, renewal: Renewal) 
     )
 
 
-def _write(about: Tracker, record: Record, case: _Commission) -> Plan:
+def _write(about: Tracker, record: Record, case: _Case) -> Plan:
     """Data, rotation, healing and touch: one update, or none."""
     judged, terms = about.judgement, case.terms
     raised: dict[str, float] = {}
@@ -259,7 +259,7 @@ def _write(about: Tracker, record: Record, case: _Commission) -> Plan:
     return Plan(update=update, offer=offer, essential=case.delta is not None, events=events)
 
 
-def _begin(about: Tracker, case: _Commission) -> Plan:
+def _begin(about: Tracker, case: _Case) -> Plan:
     """No session is held: one begins if something is stored, unless the browser has a newer cookie already."""
     data = case.delta.from_nothing() if case.delta is not None else {}
     subject = case.renewal.subject if case.renewal is not None else None
@@ -274,7 +274,7 @@ def _begin(about: Tracker, case: _Commission) -> Plan:
     return Plan(create=_creation(case, data, subject), essential=True, events=_forced(case))
 
 
-def _creation(case: _Commission, data: dict[str, Any], subject: str | None) -> Creation:
+def _creation(case: _Case, data: dict[str, Any], subject: str | None) -> Creation:
     sid, now, timeouts = case.random(SID_BYTES), case.now, case.terms.timeouts
     record = Record(
         id=session_id(sid),
@@ -310,14 +310,14 @@ def _epoch(random: Callable[[int], bytes], other_than: int | None = None) -> int
     return drawn if drawn != other_than else drawn ^ 1
 
 
-def _forced(case: _Commission) -> tuple[Event, ...]:
+def _forced(case: _Case) -> tuple[Event, ...]:
     """A new cookie has to go out, whatever the response says of itself: it is kept from caches, with an event."""
     if case.may_send or case.early:
         return ()
     return (Event(EventKind.FORCED_NO_STORE, reason="a cookie in a public or prefetched response"),)
 
 
-def _dropped(case: _Commission, about: Tracker, reason: str) -> tuple[Event, ...]:
+def _dropped(case: _Case, about: Tracker, reason: str) -> tuple[Event, ...]:
     session = about.record.id.hex() if about.record is not None else None
     events: list[Event] = []
     if case.keys:
