@@ -30,7 +30,7 @@ class KeyRing:
         next_keys: keys that other servers may already sign with. They verify, and never sign.
 
     Raises:
-        ValueError: no key, a key that is too short, or one that stands in the ring twice.
+        ValueError: no key, one that is no text or bytes or too short, or one that stands in the ring twice.
     """
 
     def __init__(self, keys: Sequence[str | bytes], next_keys: Sequence[str | bytes] = ()) -> None:
@@ -84,7 +84,9 @@ class Signer:
 
 
 def _secret(key: str | bytes, role: Role) -> bytes:
-    raw = key.encode() if isinstance(key, str) else bytes(key)
+    if not isinstance(key, str | bytes):  # None of an environment that lacks it; bytes(64) would be 64 zeros
+        raise ValueError(f"the {role} key is of type {type(key).__name__}; it must be str or bytes")
+    raw = key.encode() if isinstance(key, str) else key
     if len(raw) < MIN_KEY_BYTES:
         raise ValueError(
             f"the {role} key has {len(raw)} bytes; it must have at least {MIN_KEY_BYTES} bytes of randomness "

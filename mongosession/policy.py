@@ -13,17 +13,24 @@ MAX_COOKIE_AGE = 400 * 86400
 
 DAY = 86400.0
 
+_LONGEST = 1000 * 366 * DAY  # the token's deadline has five bytes, and a datetime ends with the year 9999
+
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2: token
 _COOKIE_PATH = re.compile(r"/[\x20-\x3a\x3c-\x7e]*")  # RFC 6265, 4.1.1: any character but controls and ";"
 _COOKIE_DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?")
 
 
 def _seconds(owner: str, field: str, value: object, *, zero: bool = False) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (value == 0 and not zero):  # type: ignore[operator]  # a number by then
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value <= _LONGEST or (value == 0 and not zero):  # type: ignore[operator]  # a number by then
         raise ValueError(
-            f"{owner}.{field} is {value!r}; it must be a number of seconds {'not below' if zero else 'above'} 0"
+            f"{owner}.{field} is {value!r}; it must be a number of seconds {'not below' if zero else 'above'} 0 "
+            "and at most 1000 years"
         )
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class Rotation:
         """K of the protocol: how many of the newest tokens open the session."""
         if self.ttl is None:
             return self.window
-        return max(self.window, 1 + math.ceil(self.grace / self.ttl))
+        return max(self.window, 1 + math.ceil(min(self.grace / self.ttl, 2.0**48)))  # that many there are
 
     @property
     def lateness(self) -> float:
@@ -139,18 +146,21 @@ class Cookie:
     partitioned: bool = False
 
     def __post_init__(self) -> None:
-        if not _COOKIE_NAME.fullmatch(self.name):
+        if not _matches(_COOKIE_NAME, self.name):
             raise ValueError(
                 f"Cookie.name is {self.name!r}; it must be a token of RFC 9110 (letters, digits, !#$%&'*+-.^_`|~)"
             )
         if self.same_site not in ("lax", "strict", "none"):
             raise ValueError(f'Cookie.same_site is {self.same_site!r}; it must be "lax", "strict" or "none"')
-        if not _COOKIE_PATH.fullmatch(self.path):
+        if not _matches(_COOKIE_PATH, self.path):
             raise ValueError(
                 f"Cookie.path is {self.path!r}; it must begin with / and hold neither ; nor control characters"
             )
-        if self.domain is not None and not _COOKIE_DOMAIN.fullmatch(self.domain):
+        if self.domain is not None and not _matches(_COOKIE_DOMAIN, self.domain):
             raise ValueError(f"Cookie.domain is {self.domain!r}; it must be a host name such as example.org, or None")
+        for field in ("secure", "persistent", "partitioned"):
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(f"Cookie.{field} is {getattr(self, field)!r}; it must be True or False")
         prefix = self.name.lower()  # browsers compare the prefixes without regard to case
         if prefix.startswith(("__host-", "__secure-")) and not self.secure:
             raise ValueError(
@@ -164,7 +174,7 @@ class Cookie:
             )
         if self.same_site == "none" and not self.secure:
             raise ValueError(
-                'Cookie.same_site is "none" and Cookie.secure False; browsers take SameSite=None only with Secure'
+                "Cookie.same_site is 'none' and Cookie.secure False; browsers take SameSite=None only with Secure"
             )
         if self.partitioned and not self.secure:
             raise ValueError(
