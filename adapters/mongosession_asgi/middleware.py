@@ -1,16 +1,13 @@
 """ASGI middleware: ``scope["session"]`` is the session, and it is committed before the response's headers leave."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 from mongosession import Session, SessionEngine, StoreUnavailable
-from mongosession.http import large_body, prefetch
+from mongosession.http import Routes, large_body, predicate, prefetch
 from mongosession_asgi.lifespan import Lifespan
 from mongosession_asgi.response import Response, unavailable
 from mongosession_asgi.types import Application, Receive, Scope, Send
-
-Routes = Sequence[str] | Callable[[Scope], bool]
-"""Path prefixes (``"/static"`` is that path and everything below it, as ``scope["path"]`` says), or a predicate."""
 
 OnOutage = Literal["raise", "anonymous"]
 
@@ -23,9 +20,10 @@ class SessionMiddleware:
         engine: where the sessions come from.
         scope_key: where in the scope the session stands. Default ``"session"``: ``request.session`` in Starlette. Two
             engines with different cookie names may stand under two keys.
-        skip: routes for which no session is opened: health checks, assets. Default none.
-        tokenless: routes for which a session is opened, but nothing rotates and no token is sent: for back ends that
-            forward a browser's cookie and drop ``Set-Cookie``. Default none. Elsewhere tokens only live longer.
+        skip: routes for which no session is opened: health checks, assets. Path prefixes, or a predicate of the scope.
+            Default none.
+        tokenless: routes (likewise) for which a session is opened, but nothing rotates and no token is sent: for back
+            ends that forward a browser's cookie and drop ``Set-Cookie``. Default none. Elsewhere tokens only live longer.
         on_outage: where the database is away: ``"raise"`` (default) answers 503 with ``Retry-After``; ``"anonymous"``
             goes on with an empty session that stores nothing; or a function of the scope that says which.
         lifespan: call ``engine.setup()`` at start-up and ``engine.close()`` at shutdown. Default False.
@@ -37,16 +35,16 @@ class SessionMiddleware:
         engine: SessionEngine,
         *,
         scope_key: str = "session",
-        skip: Routes = (),
-        tokenless: Routes = (),
+        skip: Routes[Scope] = (),
+        tokenless: Routes[Scope] = (),
         on_outage: OnOutage | Callable[[Scope], OnOutage] = "raise",
         lifespan: bool = False,
     ) -> None:
         self.app = app
         self.engine = engine
         self.scope_key = scope_key
-        self._skips = _predicate(skip)
-        self._tokenless = _predicate(tokenless)
+        self._skips = predicate(skip, _path)
+        self._tokenless = predicate(tokenless, _path)
         self._on_outage: Callable[[Scope], OnOutage] = on_outage if callable(on_outage) else lambda _scope: on_outage
         self._lifespan = lifespan
 
@@ -117,14 +115,8 @@ def get_session(connection: Any, scope_key: str = "session") -> Session:
     return session
 
 
-def _predicate(routes: Routes) -> Callable[[Scope], bool]:
-    if callable(routes):
-        return routes
-    if isinstance(routes, str):
-        raise ValueError(f"routes are {routes!r}; they must be a list of path prefixes, or a predicate")
-    paths = tuple(prefix.rstrip("/") for prefix in routes)
-    below = tuple(f"{path}/" for path in paths)
-    return lambda scope: bool(paths) and (scope["path"].startswith(below) or scope["path"] in paths)
+def _path(scope: Scope) -> str:
+    return str(scope["path"])
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
