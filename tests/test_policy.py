@@ -70,7 +70,7 @@ def test_a_timeout_ends_before_the_calendar() -> None:
         refused(Timeouts, {field: 1e12}, field, 1e12, "1000 years")
     thousand_years = 1000 * 365.25 * 86400
     assert deadline(time.time(), Timeouts(absolute=thousand_years).absolute) < 2**40
-    assert datetime.fromtimestamp(time.time() + thousand_years, UTC)
+    assert datetime.fromtimestamp(time.time() + thousand_years, UTC).year < 9999
 
 
 @pytest.mark.parametrize(
