@@ -23,7 +23,8 @@ class SessionMiddleware:
         skip: routes for which no session is opened: health checks, assets. Path prefixes, or a predicate of the scope.
             Default none.
         tokenless: routes (likewise) for which a session is opened, but nothing rotates and no token is sent: for back
-            ends that forward a browser's cookie and drop ``Set-Cookie``. Elsewhere tokens only live longer. Default none.
+            ends that forward a browser's cookie and drop ``Set-Cookie``. Elsewhere it makes tokens live longer. None by
+            default.
         on_outage: where the database is away: ``"raise"`` (default) answers 503 with ``Retry-After``; ``"anonymous"``
             goes on with an empty session that stores nothing; or a function of the scope that says which.
         lifespan: call ``engine.setup()`` at start-up and ``engine.close()`` at shutdown. Default False.
