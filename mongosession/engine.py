@@ -245,7 +245,7 @@ class SessionEngine:
         decided = plan(
             session, self.terms, now=now, random=self._random, status=status, public=public, sent=sent, early=early
         )
-        about.settle(session, decided.difference)
+        about.settle(session, decided.difference, early=early)
         for event in decided.events:
             self._emit(event)
         headers: Headers = [("Vary", "Cookie")] if decided.vary else []

@@ -195,16 +195,16 @@ class Tracker:
         standing = self._operations.get(key)
         if self._plainly_changed(data, key, standing):
             self._operations.pop(key, None)
-        elif standing is None:
-            self._operations[key] = Operation(operator, operand, leads_to)
-        elif standing.operator == operator:
-            self._operations[key] = Operation(operator, standing.operand + operand, leads_to)
-        else:
+        elif standing is not None and standing.operator != operator:
             raise DataError(
                 f"{operator} on session[{key!r}] after {standing.operator} in the same request; one atomic operator a "
                 "key can be written: assign the value plainly instead",
                 key,
             )
+        else:
+            merged = operand if standing is None else standing.operand + operand
+            encode(key, merged)  # it may be over 64 bits where the result is not
+            self._operations[key] = Operation(operator, merged, leads_to)
         dict.__setitem__(data, key, result)
 
     def forget(self, key: str) -> None:
@@ -218,13 +218,15 @@ class Tracker:
         self.replaced = True
         self._operations.clear()
 
-    def settle(self, data: dict[str, Any], difference: Difference | None) -> None:
+    def settle(self, data: dict[str, Any], difference: Difference | None, *, early: bool = False) -> None:
         """The commit is decided: what it does is not done again, and the present data are the base of the next
-        comparison (they are written, or dropped with an event)."""
+        comparison (they are written, or dropped with an event). An early one leaves the token to the commit that
+        precedes the headers, unless it begins another epoch or has healed the document."""
+        if not early or self.intent is not None or self.judgement.verdict is Verdict.AHEAD:
+            self.resign = False
+            if self.judgement.mint is not None or self.judgement.offer is not None:
+                self.judgement = self.judgement._replace(mint=None, offer=None)
         self.intent = None
-        self.resign = False
-        if self.judgement.mint is not None or self.judgement.offer is not None:
-            self.judgement = self.judgement._replace(mint=None, offer=None)
         if difference is None or difference.delta is None:
             return
         self._encodings = {**({} if self.replaced else self._encodings), **difference.encodings}
