@@ -198,8 +198,7 @@ def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Pla
     if case.sent:
         # Its data go as well: they may belong to a subject that the session does not have.
         return Plan(events=_dropped(case, about, "renewed when the headers were gone"))
-    restarts = renewal.sets_subject and renewal.subject is not None
-    created_at = case.now if restarts else record.created_at
+    created_at = case.now if renewal.logs_in else record.created_at
     epoch = _epoch(case.random, other_than=record.epoch)
     renewed = record._replace(created_at=created_at, seen_at=case.now)
     put = {
@@ -217,7 +216,7 @@ def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Pla
     own = case.delta.from_nothing() if case.delta is not None else {}
     return Plan(
         update=Update(record.id, record.epoch, Changes(put=put, data=case.delta, durable=True, confirm=True)),
-        instead=_creation(case, own, renewal.subject) if renewal.subject is not None else None,
+        instead=_creation(case, own, renewal.subject) if renewal.logs_in else None,
         offer=Offer(token, Stamp(epoch, 0)),
         essential=True,
         events=_forced(case),
@@ -262,7 +261,7 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
 def _begin(about: Tracker, case: _Case) -> Plan:
     """No session is held: one begins if something is stored, unless the browser has a newer cookie already."""
     data = case.delta.from_nothing() if case.delta is not None else {}
-    subject = case.renewal.subject if case.renewal is not None else None
+    subject = case.renewal.subject if case.renewal is not None and case.renewal.logs_in else None
     # A log-in begins a session even where the cookie is late or refused, or else nobody could log in.
     logs_in = subject is not None and about.judgement.verdict is not Verdict.UNAVAILABLE
     if about.shut and not logs_in:

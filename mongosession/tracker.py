@@ -28,6 +28,11 @@ class Renewal(NamedTuple):
     subject: str | None
     sets_subject: bool
 
+    @property
+    def logs_in(self) -> bool:
+        """Whether it may begin a session where none is left to renew. A kept subject may not: its session has ended."""
+        return self.sets_subject and self.subject is not None
+
 
 Intent = Renewal | Literal["destroy"] | None
 
