@@ -5,6 +5,7 @@ send is decided by ``rotation.judge`` and ``plan.plan``; here it is carried out.
 """
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -29,6 +30,8 @@ from mongosession.values import decode_name
 Headers = list[tuple[str, str]]
 
 MAX_DATA = 64 * 1024
+
+_SESSION_ID = re.compile("[0-9a-fA-F]{32}")
 
 
 class SessionEngine:
@@ -194,11 +197,9 @@ class SessionEngine:
             ValueError: this is no session id.
             StoreUnavailable: the database did not answer within the deadline.
         """
-        try:
-            hashed = bytes.fromhex(session_id)
-        except ValueError:
-            raise ValueError(f"{session_id!r} is no session id: it must be 32 hexadecimal digits") from None
-        return await self._revoke(hashed, REVOKED)
+        if not _SESSION_ID.fullmatch(session_id):
+            raise ValueError(f"{session_id!r} is no session id: it must be 32 hexadecimal digits")
+        return await self._revoke(bytes.fromhex(session_id), REVOKED)
 
     async def revoke_subject(self, subject: str, *, keep: Session | None = None) -> int:
         """End all sessions of a subject ("log out everywhere"), those too that begin meanwhile.
