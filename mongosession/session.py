@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, Self
 from mongosession.errors import DataError
 from mongosession.events import Verdict
 from mongosession.tracker import Operator, Renewal, Tracker
-from mongosession.values import prepare, without, without_twins
+from mongosession.values import encode, prepare, without, without_twins
 
 MAX_SUBJECT = 512
 """Characters of a subject: it is an identifier, and indexed."""
@@ -171,8 +171,8 @@ class Session(dict[str, Any]):
         Raises:
             DataError: the value is no list, or another operator was used on the key in this request.
         """
-        array = self._list(key, "append")
-        self._operate_list("append", key, values, [*array, *values])
+        array, operand = self._list("append", key, values)
+        self._tracker.operate(self, "append", key, operand, [*array, *values])
 
     def add_to_set(self, key: str, *values: Any) -> None:
         """Append to a list what it does not hold yet, atomically; a missing key counts as an empty list.
@@ -180,28 +180,38 @@ class Session(dict[str, Any]):
         Raises:
             DataError: the value is no list, or another operator was used on the key in this request.
         """
-        array = self._list(key, "add_to_set")
-        self._operate_list("add_to_set", key, values, without_twins(array, values))
+        array, operand = self._list("add_to_set", key, values)
+        self._tracker.operate(self, "add_to_set", key, operand, without_twins(array, values))
 
     def remove_from(self, key: str, *values: Any) -> None:
-        """Take every occurrence of the values out of a list, atomically.
+        """Take every occurrence of the values out of a list, atomically; a missing key stays missing.
 
         Raises:
             DataError: the value is no list, or another operator was used on the key in this request.
         """
-        array = self._list(key, "remove_from")
-        self._operate_list("remove_from", key, values, without(array, values))
+        if key in self:
+            array, operand = self._list("remove_from", key, values)
+            self._tracker.operate(self, "remove_from", key, operand, without(array, values))
 
-    def _list(self, key: str, operator: Operator) -> list[Any]:
-        value = self.get(key, [])
-        if not isinstance(value, list):
-            raise DataError(f"{operator} on session[{key!r}]: it is no list but {type(value).__name__}", key)
-        return value  # pyright: ignore[reportUnknownVariableType]
-
-    def _operate_list(self, operator: Operator, key: str, values: tuple[Any, ...], result: list[Any]) -> None:
-        self._tracker.operate(self, operator, key, [prepare(key, value) for value in values], result)
+    def _list(self, operator: Operator, key: str, values: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
+        """The list that an operator acts on, and the values as they are written."""
+        array = self.get(key, [])
+        if not isinstance(array, list):
+            raise DataError(f"{operator} on session[{key!r}]: it is no list but {type(array).__name__}", key)
+        operand: list[Any] = prepare(key, values)
+        encode(key, [prepare(key, array), operand])  # what BSON cannot hold cannot be compared either
+        return array, operand  # pyright: ignore[reportUnknownVariableType]
 
     # The dictionary. Looks are noted; plain changes of a key take back an operator on it.
+
+    @property
+    def accessed(self) -> bool:
+        """Whether the session was looked at, so that the response depends on it. Flask sets it."""
+        return self._tracker.accessed
+
+    @accessed.setter
+    def accessed(self, accessed: bool) -> None:
+        self._tracker.accessed = accessed or self._tracker.accessed
 
     def mark_accessed(self) -> None:
         """Note that the response depends on the session. Starlette calls it for ``request.session``."""

@@ -12,7 +12,6 @@ A value has changed when its encoding has: ``True == 1`` and ``1 == 1.0`` to Pyt
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -180,10 +179,11 @@ def canonical(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return ("array", tuple(canonical(item) for item in cast("Sequence[Any]", value)))
     if isinstance(value, Decimal128):
-        value = value.to_decimal()
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        number = value.to_decimal()
+        return ("number", "nan" if number.is_nan() else number)
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return ("number", value if value == value else "nan")  # noqa: PLR0124  # NaN is no number to Python, and one to BSON
-    return (type(value).__name__, bson.encode({"": value}, codec_options=OPTIONS))
+    return ("value", bson.encode({"": value}, codec_options=OPTIONS))
 
 
 def without_twins(array: Sequence[Any], values: Sequence[Any]) -> list[Any]:
