@@ -1,0 +1,101 @@
+"""The examples, run as they stand against a real MongoDB."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def environment(mongod_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MONGODB_URI", mongod_uri)
+    monkeypatch.setenv("SESSION_KEY", "k" * 32)
+
+
+def application(name: str) -> Any:
+    sys.modules.pop(f"examples.{name}", None)  # each test's own client, on its own event loop
+    return import_module(f"examples.{name}").app
+
+
+def browse(name: str) -> TestClient:
+    return TestClient(application(name), base_url="https://shop.example")
+
+
+def test_starlette() -> None:
+    with browse("starlette_app") as http:
+        assert http.get("/").text == "visit 1 by nobody"
+        assert http.post("/login/ann").text == "visit 2 by user:ann"
+        assert http.post("/logout").text == "visit 1 by nobody"
+
+
+def test_fastapi() -> None:
+    with browse("fastapi_app") as http:
+        assert http.get("/basket").json() == []
+        assert http.post("/basket/tea").json() == ["tea"]
+        assert http.post("/basket/milk").json() == ["tea", "milk"]
+        assert http.get("/basket").json() == ["tea", "milk"]
+
+
+def test_websocket_chat() -> None:
+    with browse("websocket_chat") as http:
+        assert http.get("/enter/ann").text == "you are ann"
+        with http.websocket_connect("wss://shop.example/chat") as socket:
+            socket.send_text("hello")
+            assert socket.receive_text() == "ann (1): hello"
+        with http.websocket_connect("wss://shop.example/chat") as socket:
+            socket.send_text("again")
+            assert socket.receive_text() == "ann (2): again"
+
+
+@asynccontextmanager
+async def running(*command: str, announces: bytes) -> AsyncIterator[str]:
+    """Run an example that is a server of its own, until it prints where it listens."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=ROOT,
+        env={**os.environ, "PORT": "0"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    try:
+        while announces not in (line := await process.stdout.readline()):
+            assert line, "the example ended before it listened"
+        yield line.decode().strip()
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+async def test_flask() -> None:
+    """Under Flask's own server, in a process of its own, as its users run it."""
+    command = (sys.executable, "-m", "flask", "--app", "examples.flask_app", "run", "--port", "0")
+    async with running(*command, announces=b"Running on") as line:
+        address = line.split()[-1]
+        async with httpx.AsyncClient() as http:
+            first = await http.get(address)
+            assert first.text == "visit 1"
+            cookie = {"Cookie": first.headers["set-cookie"].partition(";")[0]}
+            assert (await http.get(address, headers=cookie)).text == "visit 2"
+            assert "Set-Cookie" in (await http.post(f"{address}/login/ann", headers=cookie)).headers
+            assert (await http.get(address, headers=cookie)).text == "visit 1"  # a token from before the log-in
+
+
+async def test_own_framework() -> None:
+    command = (sys.executable, "-m", "examples.own_framework")
+    async with running(*command, announces=b"http://") as address, httpx.AsyncClient() as http:
+        first = await http.get(address)
+        assert first.text == "visit 1"
+        cookie = {"Cookie": first.headers["set-cookie"].partition(";")[0]}  # httpx keeps Secure cookies from http://
+        assert (await http.get(address, headers=cookie)).text == "visit 2"
+        assert "Max-Age=0" in (await http.get(f"{address}/logout", headers=cookie)).headers["set-cookie"]
