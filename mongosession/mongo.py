@@ -11,12 +11,12 @@ with ``w: 1`` where that is unacknowledged.
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import pymongo
+from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
@@ -40,7 +40,11 @@ from mongosession.values import EMPTY, Delta
 
 TIMES = frozenset({"created_at", "renewed_at", "rotated_at", "seen_at", "expires_at"})
 
-_RAW = CodecOptions(document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS)
+_RAW = CodecOptions(
+    document_class=RawBSONDocument,
+    uuid_representation=UuidRepresentation.STANDARD,  # as in `values.OPTIONS`: deltas are encoded by the driver
+    datetime_conversion=DatetimeConversion.DATETIME_MS,
+)
 
 # TypeMismatch, BadValue (an operator on a value of another type, 64 bits overrun), and a document beyond 16 MiB.
 _REFUSALS = frozenset({2, 14, 10334, 17419, 17420})
@@ -162,9 +166,8 @@ class MongoStore:
             raise DeltaRefused(str(error), delta.names() if delta is not None else ()) from error
         except PyMongoError as error:
             if delta is not None and isinstance(error, OperationFailure) and error.code in _REFUSALS:
-                raise DeltaRefused(
-                    str(error.details["errmsg"] if error.details else error), _at_fault(error, delta)
-                ) from error
+                message = str(error.details["errmsg"] if error.details else error)
+                raise DeltaRefused(message, _at_fault(message, delta)) from error
             if error.timeout or isinstance(error, _AWAY) or error.has_error_label("RetryableWriteError"):
                 raise StoreUnavailable(f"the database is away: {error}") from error
             raise StoreError(f"the database refused: {error}") from error
@@ -284,9 +287,8 @@ def _paths(named: Mapping[str, Any]) -> dict[str, Any]:
     return {f"data.{name}": value for name, value in named.items()}
 
 
-def _at_fault(error: OperationFailure, delta: Delta) -> list[str]:
+def _at_fault(message: str, delta: Delta) -> list[str]:
     """The names that the server's message quotes, else all that an operator stood for."""
-    message = str(error)
     operated = [*delta.increment, *delta.append, *delta.add_to_set, *delta.remove_from] or list(delta.names())
-    quoted = [name for name in operated if re.search(rf"(?<![\w%]){re.escape(name)}(?![\w%])", message)]
+    quoted = [name for name in operated if f"'{name}'" in message or f"'data.{name}'" in message]
     return quoted or operated
