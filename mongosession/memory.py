@@ -41,7 +41,7 @@ class MemoryStore:
     ) -> Stamp | bool:
         """See ``Store.update``."""
         record = self._records.get(id)
-        if record is None or record.epoch != (record.epoch if epoch is None else epoch) or record.epoch == ENDED:
+        if record is None or (record.epoch == ENDED if epoch is None else record.epoch != epoch):
             return False
         if subject is not None and record.subject != subject:
             return False
