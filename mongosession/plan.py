@@ -178,7 +178,8 @@ def _measured(about: Tracker, session: Session, max_data: int) -> Difference:
 def _end(about: Tracker, case: _Case) -> Plan:
     """Log-out. Also a late or refused request ends the session it names: a log-out must not be lost."""
     if about.judgement.verdict is Verdict.UNAVAILABLE:  # the session goes on, so its cookie must
-        return Plan(events=(Event(EventKind.DROPPED_DESTROY, reason="the database is away"),))
+        reason = "the database is away"
+        return Plan(events=(Event(EventKind.DROPPED_DESTROY, reason=reason), *_dropped(case, about, reason)))
     holds = about.record is not None or about.judgement.verdict in (Verdict.LATE, Verdict.COPIED)
     end = None
     if about.token is not None and holds and not about.revoked:
