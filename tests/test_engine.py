@@ -3,10 +3,9 @@
 import asyncio
 import logging
 from base64 import urlsafe_b64decode
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -15,94 +14,20 @@ from mongosession import (
     Cookie,
     DataError,
     Event,
-    EventKind,
     MemoryStore,
     Rotation,
     Session,
     SessionEngine,
-    StoreUnavailable,
     Timeouts,
     Verdict,
 )
-from mongosession.store import ENDED, Changes, Record
-from mongosession.testing import Browser, CountingStore, Exchange, HandClock, seeded
+from mongosession.store import ENDED
+from mongosession.testing import Browser, Exchange, HandClock, seeded
 from mongosession.values import EMPTY
 
-KEY = "k" * 32
+from .world import KEY, World, away
+
 NEW_KEY = "n" * 32
-
-BASKET: Mapping[str, Any] = MappingProxyType({"basket": ("tea",)})
-
-
-class World:
-    """A site, its clock, its events and a browser."""
-
-    def __init__(self, **options: Any) -> None:
-        self.clock = HandClock()
-        self.memory = MemoryStore()
-        self.store = CountingStore(self.memory)
-        self.chance = seeded(1)
-        self._events: list[Event] = []
-        self.engine = self.serve(**options)
-        self.browser = Browser(self.engine, self.clock)
-
-    def serve(self, *, keys: Sequence[str] = (KEY,), **options: Any) -> SessionEngine:
-        """A server of this site."""
-        return SessionEngine(
-            self.store, keys=keys, clock=self.clock, random=self.chance, on_event=self._events.append, **options
-        )
-
-    def events(self) -> list[Event]:
-        """The events since the last call."""
-        taken = self._events[:]
-        self._events.clear()
-        return taken
-
-    def happened(self) -> list[EventKind]:
-        """What happened since the last call."""
-        return [event.kind for event in self.events()]
-
-    async def begin(self, data: Mapping[str, Any] = BASKET, *, subject: str | None = None) -> str:
-        """A session exists, and the browser has its token. Returns its id."""
-        async with self.browser.visit() as session:
-            session.update(data)
-            if subject is not None:
-                session.renew(subject=subject)
-        self.events()
-        assert session.id is not None
-        return session.id
-
-    async def rotate(self, times: int = 1) -> None:
-        """The browser comes back as often, each time with a token that is due."""
-        for _ in range(times):
-            self.clock.advance(5)
-            async with self.browser.visit() as session:
-                assert session.verdict == "due"
-        self.events()
-
-    async def read(self) -> dict[str, Any]:
-        """What the session of the browser holds now."""
-        async with self.browser.visit() as session:
-            return dict(session)
-
-    async def record(self, id: str) -> Record:
-        """The document."""
-        record = await self.memory.load(bytes.fromhex(id))
-        assert record is not None
-        return record
-
-    async def manipulate(self, id: str, **fields: Any) -> None:
-        """Something happened to the document behind the site's back."""
-        assert await self.memory.update(bytes.fromhex(id), Changes(put=fields))
-
-    def lose_everything(self) -> None:
-        """The documents are gone, as after the TTL monitor's round."""
-        self.memory = MemoryStore()
-        self.engine.store = self.store = CountingStore(self.memory)
-
-    async def documents(self) -> int:
-        """How many sessions live."""
-        return len([record async for record in self.memory.find()])
 
 
 @pytest.fixture
@@ -155,7 +80,7 @@ async def test_the_life_of_a_session(world: World) -> None:
         assert session.subject is None
     assert world.happened() == ["destroyed"]
     assert world.browser.jar.header() is None
-    assert await world.documents() == 0
+    assert await world.living() == 0
 
 
 async def test_who_stores_nothing_gets_no_session(world: World) -> None:
@@ -469,7 +394,7 @@ async def test_no_write_resurrects_a_session(world: World, ending: str) -> None:
     await straggler.answer()
     assert world.happened() == ["dropped_write"]
     assert not straggler.sends_cookie
-    assert await world.documents() == 0
+    assert await world.living() == 0
     record = await world.memory.load(bytes.fromhex(session_id))
     assert record is None or (record.data, record.subject, record.epoch) == (EMPTY, None, ENDED)
 
@@ -511,7 +436,7 @@ async def test_another_renewal_of_an_ended_session_is_dropped(
     assert not straggler.sends_cookie  # the subject that it would have kept has been logged out
     (event,) = world.events()
     assert (event.kind, event.session_id, event.keys) == ("dropped_renewal", session_id, ("own",))
-    assert await world.documents() == 0
+    assert await world.living() == 0
 
 
 async def test_what_was_set_before_the_session_starts_empty_does_not_survive_a_lost_renewal(world: World) -> None:
@@ -716,7 +641,7 @@ async def test_a_late_log_out_ends_the_session(world: World) -> None:
     exchange.deliver()
     assert world.happened() == ["late", "destroyed"]
     assert world.browser.jar.header() is None
-    assert await world.documents() == 0
+    assert await world.living() == 0
 
 
 async def test_a_log_out_wins_over_a_renewal(world: World) -> None:
@@ -727,7 +652,7 @@ async def test_a_log_out_wins_over_a_renewal(world: World) -> None:
         session.renew()
     await log_out.answer()
     log_out.deliver()
-    assert await world.documents() == 0
+    assert await world.living() == 0
     assert world.browser.jar.header() is None
 
 
@@ -753,7 +678,7 @@ async def test_a_copied_token_ends_the_session_for_both(world: World) -> None:
     assert not thief.sends_cookie
     async with world.browser.visit() as session:
         assert (session, session.verdict) == ({}, "ended")
-    assert await world.documents() == 0
+    assert await world.living() == 0
 
 
 async def test_storing_after_the_revocation_creates_a_session(world: World) -> None:
@@ -761,7 +686,7 @@ async def test_storing_after_the_revocation_creates_a_session(world: World) -> N
     (await thief.open())["basket"] = []
     await thief.answer()
     assert thief.sends_cookie
-    assert await world.documents() == 1
+    assert await world.living() == 1
 
 
 async def test_a_copied_token_may_be_refused_only() -> None:
@@ -782,10 +707,10 @@ async def test_a_refused_token_can_still_log_in_and_log_out() -> None:
     (await thief.open()).renew(subject="user:1")
     await thief.answer()
     assert thief.sends_cookie
-    assert await world.documents() == 2
+    assert await world.living() == 2
     (await thief.open()).destroy()
     await thief.answer()
-    assert await world.documents() == 1
+    assert await world.living() == 1
 
 
 async def test_an_upload_that_took_long_is_late_and_not_copied(world: World) -> None:
@@ -891,7 +816,7 @@ async def test_a_5xx_creates_nothing(world: World) -> None:
     async with world.browser.visit(status=500) as session:
         session["basket"] = ["tea"]
         session.renew(subject="user:42")
-    assert await world.documents() == 0
+    assert await world.living() == 0
     assert world.browser.jar.header() is None
 
 
@@ -912,7 +837,7 @@ async def test_a_5xx_discards_neither_a_rotation_nor_a_log_out(world: World) -> 
         session["message"] = "good bye"
     assert world.happened() == ["destroyed"]
     assert world.browser.jar.header() is None
-    assert await world.documents() == 0
+    assert await world.living() == 0
 
 
 @pytest.mark.parametrize("status", [200, 302, 404, 499])
@@ -989,7 +914,7 @@ async def test_a_log_out_counts_even_once_the_headers_are_gone(world: World) -> 
     session.destroy()
     assert await world.engine.commit(session, sent=True) == []
     assert world.happened() == ["destroyed"]
-    assert await world.documents() == 0
+    assert await world.living() == 0
 
 
 async def test_saving_early_does_not_cost_the_rotation(world: World) -> None:
@@ -1023,7 +948,7 @@ async def test_a_session_that_is_saved_early_gets_its_cookie_with_the_headers(wo
     assert not await session.save()
     session["step"] = 1
     assert await session.save()
-    assert await world.documents() == 1
+    assert await world.living() == 1
     session["step"] = 2
     await exchange.answer()
     exchange.deliver()
@@ -1056,7 +981,7 @@ async def test_a_log_out_that_is_saved_early_deletes_the_cookie_with_the_headers
     await exchange.answer()
     exchange.deliver()
     assert world.browser.jar.header() is None
-    assert await world.documents() == 0
+    assert await world.living() == 0
 
 
 async def test_saving_while_streaming_tells_whether_the_session_lives(world: World) -> None:
@@ -1406,13 +1331,6 @@ async def test_close_waits_for_all_writes() -> None:
 async def test_close_with_nothing_under_way(world: World) -> None:
     await world.engine.close()
     await world.engine.close()
-
-
-@asynccontextmanager
-async def away(call: str) -> AsyncGenerator[None]:
-    """The database is away: ``CountingStore(around=away)``."""
-    raise StoreUnavailable("away")
-    yield
 
 
 # Events.
