@@ -689,6 +689,16 @@ async def test_storing_after_the_revocation_creates_a_session(world: World) -> N
     assert await world.living() == 1
 
 
+async def test_a_log_out_after_the_revocation_has_nothing_left_to_end(world: World) -> None:
+    thief = await copied(world)
+    world.store.take()
+    (await thief.open()).destroy()
+    await thief.answer()
+    assert world.store.take() == ["load", "update"]
+    thief.deliver()
+    assert world.browser.jar.header() is None
+
+
 async def test_a_copied_token_may_be_refused_only() -> None:
     world = World(rotation=Rotation(on_copied="refuse"))
     thief = await copied(world)
@@ -956,6 +966,28 @@ async def test_a_session_that_is_saved_early_gets_its_cookie_with_the_headers(wo
     assert world.happened() == ["created"]
 
 
+async def test_saving_early_again_costs_nothing(world: World) -> None:
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["step"] = 1
+    for _ in range(3):
+        assert await session.save()
+    await exchange.answer()
+    assert exchange.sends_cookie
+    assert world.store.take() == ["create", "load"]  # the token goes out only if it is still the newest
+
+
+async def test_a_session_that_was_saved_early_and_revoked_gets_no_cookie(world: World) -> None:
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["step"] = 1
+    await session.save()
+    assert session.id is not None
+    await world.engine.revoke(session.id)
+    await exchange.answer()
+    assert not exchange.sends_cookie
+
+
 async def test_a_renewal_that_is_saved_early_gets_its_cookie_with_the_headers(world: World) -> None:
     session_id = await world.begin()
     await world.rotate(3)
@@ -1048,6 +1080,15 @@ async def test_a_token_under_an_old_key_is_sent_again_under_the_primary(world: W
     assert generation_of(exchange) == (await world.record(session_id)).generation == 0
     world.browser.engine = world.serve(keys=[NEW_KEY])
     assert await world.read() == {"basket": ["tea"]}
+
+
+async def test_who_is_behind_is_not_sent_his_token_again(world: World) -> None:
+    await world.begin()
+    behind = world.browser.send(world.serve(keys=[NEW_KEY, KEY]))
+    await world.rotate()
+    assert (await behind.open()).verdict == "behind"
+    await behind.answer()
+    assert not behind.sends_cookie
 
 
 async def test_a_token_under_the_next_key_is_accepted_and_left_alone(world: World) -> None:
