@@ -72,7 +72,8 @@ class MongoStore:
     def __init__(self, collection: Any, *, timeout: float = 5.0) -> None:
         if not timeout > 0:
             raise ValueError(f"MongoStore(timeout={timeout!r}): it must be a number of seconds above 0")
-        if not hasattr(collection, "find_one_and_update") or isinstance(collection, Collection):
+        # Of the class, since databases and clients make a collection of any attribute they are asked for.
+        if not hasattr(type(collection), "find_one_and_update") or isinstance(collection, Collection):
             raise TypeError(
                 f"MongoStore({type(collection).__name__}): it must be a collection of PyMongo's AsyncMongoClient or of "
                 "Motor's AsyncIOMotorClient"
