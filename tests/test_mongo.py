@@ -1,0 +1,381 @@
+"""What only MongoDB does: indexes, write concerns, the primary, deadlines, limits, and what a command weighs."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import bson
+import pytest
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.datetime_ms import DatetimeMS
+from pymongo import MongoClient, WriteConcern
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+from mongosession.errors import DeltaRefused, SetupError, StoreError, StoreUnavailable
+from mongosession.mongo import MongoStore
+from mongosession.mongod import Mongod
+from mongosession.plan import ending
+from mongosession.policy import Rotation
+from mongosession.store import DESTROYED, Changes, Stamp
+from mongosession.values import Delta, load_names
+
+from .conftest import CLIENTS, Connect
+from .store_contract import NOW, a_record, created, listed, reloaded
+
+EXPIRY = {"key": {"expires_at": 1}, "expireAfterSeconds": 120}
+SUBJECT = {"key": {"subject": 1}, "partialFilterExpression": {"subject": {"$exists": True}}}
+
+
+class Sent(CommandListener):
+    """The commands that a client sends."""
+
+    def __init__(self) -> None:
+        self.commands: list[Mapping[str, Any]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.commands.append(event.command)
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        pass
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+    async def by(self, call: Awaitable[object]) -> Mapping[str, Any]:
+        """The one command that a call sends."""
+        self.commands.clear()
+        await call
+        (command,) = self.commands
+        return command
+
+
+async def indexes(collection: Any) -> dict[str, dict[str, Any]]:
+    """Our indexes as the server has them, by name: the key and the options."""
+    found = {name: dict(index) for name, index in (await collection.index_information()).items() if name != "_id_"}
+    for index in found.values():
+        index["key"] = dict(index["key"])
+        del index["v"]
+    return found
+
+
+# Setting up.
+
+
+async def test_setup_creates_both_indexes_and_may_be_repeated(collection: Any) -> None:
+    store = MongoStore(collection)
+    for _ in range(2):
+        await store.setup()
+        assert await indexes(collection) == {"mongosession_expiry": EXPIRY, "mongosession_subject": SUBJECT}
+
+
+async def test_many_may_set_up_at_once(connect: Connect, driver: str) -> None:
+    first = connect(driver, replica=True)
+    second = connect(driver, replica=True).database[first.name]  # another client, as of another process
+    await asyncio.gather(*(MongoStore(each).setup() for each in [first, second] * 10))
+    assert await indexes(first) == {"mongosession_expiry": EXPIRY, "mongosession_subject": SUBJECT}
+
+
+async def test_setup_leaves_other_indexes_alone(collection: Any) -> None:
+    await collection.create_index([("subject", 1), ("seen_at", -1)], name="mine")
+    await MongoStore(collection).setup()
+    assert set(await indexes(collection)) == {"mine", "mongosession_expiry", "mongosession_subject"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "told"),
+    [
+        ({"expires_at": 1}, {"name": "mongosession_expiry", "expireAfterSeconds": 5}, ["5", "120"]),
+        ({"expires_at": 1}, {"name": "mongosession_expiry"}, ["expires_at", "expireAfterSeconds"]),
+        ({"expires_at": 1}, {"name": "theirs", "expireAfterSeconds": 120}, ["theirs", "mongosession_expiry"]),
+        ({"seen_at": 1}, {"name": "mongosession_expiry", "expireAfterSeconds": 120}, ["seen_at", "expires_at"]),
+        ({"expires_at": 1, "a": 1}, {"name": "mongosession_expiry"}, ["expires_at", "'a'"]),
+        ({"subject": 1}, {}, ["subject_1", "mongosession_subject"]),
+        ({"subject": 1}, {"name": "mongosession_subject"}, ["partialFilterExpression"]),
+        ({"subject": 1}, {"name": "mongosession_subject", "sparse": True}, ["sparse", "partialFilterExpression"]),
+        ({"subject": -1}, {"name": "mongosession_subject"}, ["-1"]),
+        (
+            {"subject": 1},
+            {"name": "mongosession_subject", "unique": True, "partialFilterExpression": {"subject": {"$exists": True}}},
+            ["unique"],
+        ),
+    ],
+)
+async def test_setup_tells_what_is_in_its_way(
+    collection: Any, keys: dict[str, int], options: dict[str, Any], told: list[str]
+) -> None:
+    await collection.create_index(list(keys.items()), **options)
+    before = await indexes(collection)
+    with pytest.raises(SetupError) as error:
+        await MongoStore(collection).setup()
+    assert all(word in str(error.value) for word in told), error.value
+    assert await indexes(collection) == before
+
+
+async def test_a_subject_is_looked_up_in_its_index(connect: Connect, driver: str) -> None:
+    sent = Sent()
+    collection = connect(driver, listeners=[sent])
+    store = MongoStore(collection)
+    await store.setup()
+    await store.create(a_record(subject="s"))
+    command = await sent.by(listed(store, "s"))
+    explained = await collection.database.command("explain", {"find": command["find"], "filter": command["filter"]})
+    plan = explained["queryPlanner"]["winningPlan"]
+    assert plan["inputStage"]["indexName"] == "mongosession_subject"
+
+
+# What a document looks like.
+
+
+async def test_the_document(collection: Any) -> None:
+    store = MongoStore(collection)
+    times = {"created_at": 1.001, "renewed_at": 2.002, "rotated_at": 3.003, "seen_at": 4.004, "expires_at": 5.005}
+    record = await created(store, {"a%2Eb": 1}, **times)
+    options: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
+    raw = collection.with_options(codec_options=options)
+    document = {"_id": record.id, "epoch": 7, "generation": 3, "data": {"a%2Eb": 1}}
+    document |= {name: DatetimeMS(round(value * 1000)) for name, value in times.items()}
+    assert await raw.find_one({}) == document
+    assert await store.update(record.id, Changes(put={"subject": "s", "idle": 60.5}))
+    assert await raw.find_one({}) == document | {"subject": "s", "idle": 60.5}
+    assert await store.update(record.id, ending(DESTROYED, now=8.0, rotation=Rotation()))
+    document |= {"renewed_at": DatetimeMS(8000), "expires_at": DatetimeMS(488000), "data": {}}
+    assert await raw.find_one({}) == document | {"epoch": -1, "reason": "destroyed", "idle": 60.5}
+
+
+async def test_a_long_listing_is_read_to_its_end(collection: Any) -> None:
+    store = MongoStore(collection)
+    record = await created(store, subject="s")
+    document = await collection.find_one({})
+    ids = {b"other %10d" % number for number in range(1000)}
+    await collection.insert_many([{**document, "_id": each} for each in ids])
+    assert {each.id for each in await listed(store, "s")} == {record.id, *ids}
+
+
+# How it writes and reads, whatever the client's defaults.
+
+WRITES: dict[str, Changes] = {
+    "data": Changes(data=Delta(set={"a": 1})),
+    "rotation": Changes({"generation": 4}, confirm=True),
+    "renewal": Changes(put={"epoch": 8}, durable=True, confirm=True),
+    "ending": ending(DESTROYED, now=NOW, rotation=Rotation()),
+}
+
+
+@pytest.mark.parametrize(
+    ("defaults", "ordinary"),
+    [
+        ({}, None),
+        ({"w": 0}, {"w": 1}),
+        ({"w": 1}, {"w": 1}),
+        ({"w": 1, "journal": True}, {"w": 1, "j": True}),
+        ({"w": "majority"}, {"w": "majority"}),
+    ],
+)
+async def test_write_concerns(
+    connect: Connect, driver: str, defaults: dict[str, Any], ordinary: dict[str, Any] | None
+) -> None:
+    sent = Sent()
+    collection = connect(driver, replica=True, listeners=[sent], **defaults)
+    store = MongoStore(collection)
+    record = a_record()
+    assert (await sent.by(store.create(record)))["writeConcern"]["w"] == "majority"
+    for kind, changes in WRITES.items():
+        command = await sent.by(store.update(record.id, changes))
+        if changes.durable:
+            assert command["writeConcern"]["w"] == "majority", kind
+        else:
+            assert command.get("writeConcern") == ordinary, kind
+        assert "txnNumber" in command, kind  # the driver may retry it
+    assert (await reloaded(store, record)).reason == DESTROYED
+
+
+async def test_a_collection_of_unacknowledged_writes_will_do(connect: Connect, driver: str) -> None:
+    store = MongoStore(connect(driver, w=0))
+    await store.setup()
+    assert set(await indexes(store.collection)) == {"mongosession_expiry", "mongosession_subject"}
+    record = await created(store)
+    with pytest.raises(StoreError):
+        await store.create(record)
+    assert await store.update(a_record().id, Changes({"generation": 4})) is False
+    assert await store.update(record.id, Changes({"generation": 4})) is True
+    assert await store.update(record.id, Changes({"generation": 3}, confirm=True)) == Stamp(7, 4)
+
+
+async def test_the_collections_own_write_concern_counts(connect: Connect, driver: str) -> None:
+    sent = Sent()
+    collection = connect(driver, replica=True, listeners=[sent], w=0).with_options(
+        write_concern=WriteConcern(w=1, j=True)
+    )
+    store = MongoStore(collection)
+    record = await created(store)
+    command = await sent.by(store.update(record.id, Changes({"generation": 4})))
+    assert command["writeConcern"] == {"w": 1, "j": True}
+
+
+@pytest.mark.parametrize("preference", ["secondary", "secondaryPreferred", "nearest"])
+async def test_it_reads_from_the_primary_what_is_there(connect: Connect, driver: str, preference: str) -> None:
+    sent = Sent()
+    collection = connect(driver, replica=True, listeners=[sent], readPreference=preference, readConcernLevel="majority")
+    store = MongoStore(collection)
+    await store.setup()
+    record = await created(store, subject="s")  # there is no secondary: what asks for one would wait in vain
+    for call in (store.load(record.id), listed(store, "s"), listed(store)):
+        command = await sent.by(call)
+        assert command.get("$readPreference", {"mode": "primary"}) == {"mode": "primary"}
+        assert command["readConcern"]["level"] == "local"
+
+
+async def test_a_call_is_one_command(connect: Connect, driver: str) -> None:
+    sent = Sent()
+    store = MongoStore(connect(driver, listeners=[sent]))
+    record = a_record(subject="s")
+    assert "insert" in await sent.by(store.create(record))
+    assert "find" in await sent.by(store.load(record.id))
+    assert "find" in await sent.by(listed(store, "s"))
+    assert "update" in await sent.by(store.update(record.id, Changes({"generation": 4})))
+    assert "findAndModify" in await sent.by(store.update(record.id, Changes({"generation": 4}, confirm=True)))
+
+
+async def test_a_listing_leaves_no_deadline_to_who_reads_it(connect: Connect, driver: str) -> None:
+    sent = Sent()
+    collection = connect(driver, listeners=[sent])
+    store = MongoStore(collection)
+    await created(store, subject="s")
+    async for _ in store.find("s"):
+        assert "maxTimeMS" not in await sent.by(collection.find_one({}))
+        break
+    assert "maxTimeMS" not in await sent.by(collection.find_one({}))
+    assert "maxTimeMS" in await sent.by(store.load(bytes(16)))
+
+
+# Limits.
+
+
+@pytest.mark.parametrize("confirm", [False, True])
+async def test_a_document_that_grows_beyond_16_mib_is_refused(collection: Any, *, confirm: bool) -> None:
+    store = MongoStore(collection, timeout=30)
+    record = await created(store, {"list": ["x" * 9 * 2**20], "n": 0}, subject="s")
+    changes = Changes({"generation": 9}, {"subject": "t"}, confirm=confirm)
+    with pytest.raises(DeltaRefused) as server:
+        await store.update(record.id, changes._replace(data=Delta(append={"list": ["x" * 9 * 2**20]})), epoch=7)
+    assert server.value.names == ("list",)
+    with pytest.raises(DeltaRefused) as driver:
+        await store.update(record.id, changes._replace(data=Delta(set={"text": "x" * 17 * 2**20})), epoch=7)
+    assert driver.value.names == ("text",)
+    assert await store.load(record.id) == record
+
+
+@pytest.mark.parametrize(("confirm", "limit"), [(False, 200), (True, 300)], ids=["data alone", "with a rotation"])
+async def test_a_changed_key_weighs_the_same_whatever_else_there_is(
+    connect: Connect, driver: str, *, confirm: bool, limit: int
+) -> None:
+    sent = Sent()
+    client = connect(driver, replica=True, listeners=[sent]).database.client
+    store = MongoStore(client.shop.sessions)  # the names of database and collection are part of each command
+    weights: list[tuple[int, int]] = []
+    for size in (300, 2_000, 20_000):
+        record = await created(store, {f"key{number}": "x" * 90 for number in range(size // 100)}, epoch=2**32 - 1)
+        assert size <= len(record.data) <= 1.1 * size
+        changes = Changes({"generation": 4, "rotated_at": NOW} if confirm else {}, data=Delta(set={"visits": 12345}))
+        command = await sent.by(store.update(record.id, changes._replace(confirm=confirm), epoch=record.epoch))
+        own = {name: value for name, value in command.items() if name not in {"lsid", "$clusterTime", "txnNumber"}}
+        weights.append((len(bson.encode(own)), len(bson.encode(command))))
+    await store.collection.drop()
+    print(
+        f"\n{driver}: {weights[0][0]} bytes, {weights[0][1]} with what the driver adds (lsid, $clusterTime, txnNumber)"
+    )
+    assert len(set(weights)) == 1
+    assert weights[0][0] <= limit
+
+
+# Bad days.
+
+
+@pytest.fixture(params=["silent", "closed"])
+def dead_uri(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server that connections can be made to and that never says a word, or a port where nobody listens."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if request.param == "silent":
+            server.listen()  # the kernel answers for it, and nobody reads
+        yield f"mongodb://127.0.0.1:{server.getsockname()[1]}/"
+
+
+CALLS: dict[str, Callable[[MongoStore], Awaitable[object]]] = {
+    "setup": lambda store: store.setup(),
+    "load": lambda store: store.load(bytes(16)),
+    "create": lambda store: store.create(a_record()),
+    "update": lambda store: store.update(bytes(16), Changes({"generation": 4})),
+    "confirmed": lambda store: store.update(bytes(16), Changes({"generation": 4}, confirm=True)),
+    "find": listed,
+}
+
+
+@asynccontextmanager
+async def connected(driver: str, uri: str) -> AsyncGenerator[Any, None]:
+    """A client of this driver."""
+    client: Any = CLIENTS[driver](uri)
+    yield client
+    closing = client.close()
+    if closing is not None:  # PyMongo's is a coroutine, Motor's is not
+        await closing
+
+
+async def assert_unavailable(store: MongoStore) -> None:
+    """Every call says so, within the deadline and not a second later, when the event loop would have given up."""
+
+    async def unavailable(name: str) -> float:
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable) as error:
+            await CALLS[name](store)
+        assert error.value.retry_after > 0, name
+        return time.monotonic() - started
+
+    for took in await asyncio.gather(*map(unavailable, CALLS)):
+        assert took < store.timeout + 0.9
+
+
+async def test_a_server_that_does_not_answer(dead_uri: str, driver: str) -> None:
+    async with connected(driver, dead_uri) as client:
+        await assert_unavailable(MongoStore(client.test.sessions, timeout=0.3))
+
+
+@pytest.fixture(scope="module")
+def own_mongod() -> Iterator[Mongod]:
+    """A server that may be stopped."""
+    with Mongod() as mongod:
+        yield mongod
+
+
+async def test_a_server_that_stops_answering_and_comes_back(own_mongod: Mongod, driver: str) -> None:
+    async with connected(driver, own_mongod.uri) as client:
+        patient = MongoStore(client.test[driver], timeout=30)
+        record = await created(patient, {"n": 0})
+        os.kill(own_mongod.pid, signal.SIGSTOP)
+        try:
+            await assert_unavailable(MongoStore(client.test[driver], timeout=0.3))
+        finally:
+            os.kill(own_mongod.pid, signal.SIGCONT)
+        assert await patient.update(record.id, Changes(data=Delta(increment={"n": 1})))
+        assert load_names((await reloaded(patient, record)).data) == {"n": 1}
+
+
+# Construction.
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+async def test_a_timeout_that_makes_no_sense(collection: Any, seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"timeout=.*above 0"):
+        MongoStore(collection, timeout=seconds)
+
+
+async def test_only_asynchronous_collections(collection: Any, mongod_uri: str) -> None:
+    with MongoClient[dict[str, Any]](mongod_uri) as client:
+        for wrong in (None, "sessions", client.test.sessions, collection.database, collection.database.client):
+            with pytest.raises(TypeError, match="must be a collection of"):
+                MongoStore(wrong)
