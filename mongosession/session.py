@@ -2,6 +2,7 @@
 
 A ``Session`` is a real ``dict``, with every one of its methods overridden to note that the session was looked at: a
 response that depends on it must say ``Vary: Cookie``. Changes need no noting; ``tracker.py`` finds them at commit.
+(Extensions in C may look past the methods: ``json.dumps`` does so for an empty dictionary, and for no other.)
 """
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView

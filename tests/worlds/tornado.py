@@ -1,0 +1,72 @@
+"""The site in Tornado."""
+
+import asyncio
+import json
+import sys
+
+import tornado.web
+
+from mongosession import Session
+from mongosession_tornado import with_session
+
+from .site import act, make_engine
+
+
+class Page(tornado.web.RequestHandler):
+    session: Session
+
+    @with_session
+    async def get(self, page: str, argument: str = "") -> None:
+        reply = act(self.session, page, argument)
+        self.set_status(reply.status, "Whatever")
+        for name, value in reply.headers:
+            self.set_header(name, value)
+        await self.finish(json.dumps(self.session) if reply.body is None else reply.body)
+
+    post = head = get
+
+
+class Stream(tornado.web.RequestHandler):
+    session: Session
+
+    @with_session
+    async def get(self) -> None:
+        self.session["before"] = True
+        self.session["first"] = True
+        self.write("one ")
+        await self.flush()
+        self.session["while"] = True
+        self.write("two")
+        await self.flush()
+        self.session["after"] = True
+
+
+class Save(tornado.web.RequestHandler):
+    session: Session
+
+    @with_session
+    async def get(self) -> None:
+        self.session["early"] = True
+        saved = await self.session.save()
+        self.session["later"] = True
+        self.write(json.dumps({"saved": saved}))
+
+
+async def main(port: int) -> None:
+    engine = make_engine()
+    await engine.setup()
+    application = tornado.web.Application(
+        [
+            ("/stream", Stream),
+            ("/save", Save),
+            ("/([^/]+)", Page),
+            ("/([^/]+)/(.*)", Page),
+        ],
+        session_engine=engine,
+    )
+    application.listen(port, "localhost")
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1])))
