@@ -267,9 +267,8 @@ class SessionEngine:
         """Wait for a commit that runs to its end whatever happens to the caller."""
         about.pending = task = self._start(work)
         try:
-            await asyncio.wait(
-                {task}
-            )  # cancels nothing; after `shield`, Python 3.14 logs errors that are handled below
+            # Cancels nothing. Were this `asyncio.shield`, Python 3.14 would log errors that are handled below.
+            await asyncio.wait({task})
             return task.result()
         except DataError as error:
             error.headers = headers + error.headers

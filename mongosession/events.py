@@ -40,7 +40,7 @@ class EventKind(StrEnum):
     DROPPED_RENEWAL = "dropped_renewal"  # a renewal that could not be done; ``reason`` says why
     DROPPED_DESTROY = "dropped_destroy"  # a log-out while the database is away; the cookie stays
     FORCED_NO_STORE = "forced_no_store"  # a public or prefetched response had to carry a new cookie
-    STORE_FAILED = "store_failed"  # a write that the request could do without failed (rotation, touch, after_response)
+    STORE_FAILED = "store_failed"  # a write failed that the request could do without, or whose request was cancelled
 
 
 class Event(NamedTuple):
