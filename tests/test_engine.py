@@ -1030,6 +1030,21 @@ async def test_saving_while_streaming_tells_whether_the_session_lives(world: Wor
     assert world.happened() == ["dropped_write"]
 
 
+async def test_what_needs_a_cookie_cannot_be_saved_while_streaming(world: World) -> None:
+    session_id = await world.begin()
+    session = await world.browser.send().open()
+    await world.engine.commit(session)
+    session.renew(subject="user:42")
+    assert await session.save()  # the session is still the one it was
+    assert (session.id, session.subject) == (session_id, None)
+    anonymous = await world.engine.open(None)
+    await world.engine.commit(anonymous)
+    anonymous["step"] = 1
+    assert not await anonymous.save()
+    assert world.happened() == ["dropped_renewal", "dropped_write"]
+    assert await world.living() == 1
+
+
 async def test_parallel_saves_of_one_session_keep_their_order(world: World) -> None:
     async def save(value: int) -> None:
         session["step"] = value
@@ -1206,6 +1221,17 @@ async def test_a_rotation_that_was_rolled_back_heals(world: World) -> None:
     assert (await world.record(session_id)).generation == 2
     async with world.browser.visit() as session:
         assert session.verdict == "current"
+
+
+@pytest.mark.parametrize("how", [{"tokens": False}, {"cache_control": "public"}])
+async def test_what_was_rolled_back_heals_even_where_no_token_is_sent(world: World, how: dict[str, Any]) -> None:
+    session_id = await world.begin()
+    await world.rotate(2)
+    await world.manipulate(session_id, generation=0)
+    exchange = world.browser.send()
+    await exchange.open(tokens=how.get("tokens", True))
+    await exchange.answer(cache_control=how.get("cache_control"))
+    assert (await world.record(session_id)).generation == 2
 
 
 @pytest.mark.parametrize("days", [2, 10_000])
