@@ -15,6 +15,19 @@ from mongosession.tokens import Token, deadline, session_id
 from mongosession.tracker import Tracker
 from mongosession.values import dump, encode, encode_name, prepare
 
+Change = Callable[[Session], object]
+"""Something that a handler does to its session."""
+
+
+class Later:
+    """Calls of a session's methods, to be made later: ``do.increment("n")`` is ``lambda s: s.increment("n")``."""
+
+    def __getattr__(self, method: str) -> Callable[..., Change]:
+        return lambda *arguments, **named: lambda session: getattr(session, method)(*arguments, **named)
+
+
+do = Later()
+
 NOW = 4_000_000_000.0
 SID = bytes(range(16))
 EPOCH = 0x0BADCAFE

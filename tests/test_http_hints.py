@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mongosession.http import LARGE_BODY, is_public, large_body, prefetch
+from mongosession.http import LARGE_BODY, Routes, is_public, large_body, predicate, prefetch
 
 from .building import ANY_TEXT, fuzz
 
@@ -99,6 +99,29 @@ def test_a_prefetch_is_known_by_either_header(sec_purpose: str | None, purpose: 
 )
 def test_public_is_a_directive_of_its_own(cache_control: str | None, expected: bool) -> None:
     assert is_public(cache_control) is expected
+
+
+@pytest.mark.parametrize(
+    ("routes", "inside", "outside"),
+    [
+        (["/static"], ["/static", "/static/", "/static/a.css"], ["/", "", "/statics", "/a/static", "static"]),
+        (["/static/"], ["/static", "/static/", "/static/a.css"], ["/", "/statics"]),
+        (("/a", "/b/c"), ["/a", "/a/x", "/b/c", "/b/c/d"], ["/b", "/ab", "/b/cd", "/A"]),
+        (["/"], ["/", "/a", "/a/b", ""], ["a"]),
+        ([], [], ["", "/", "/a"]),
+        (lambda path: path == "/x", ["/x"], ["/x/y", ""]),
+    ],
+)
+def test_routes_are_prefixes_of_whole_segments_or_a_predicate(
+    routes: Routes[str], inside: list[str], outside: list[str]
+) -> None:
+    chosen = predicate(routes, str)
+    assert [path for path in inside + outside if chosen(path)] == inside
+
+
+def test_a_single_text_is_no_list_of_routes() -> None:
+    with pytest.raises(ValueError, match=r"'/static'.*list of path prefixes"):
+        predicate("/static", str)
 
 
 @fuzz

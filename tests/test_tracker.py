@@ -18,19 +18,7 @@ from mongosession.store import Changes, Record
 from mongosession.tracker import Difference, Tracker
 from mongosession.values import MAX_DEPTH, Delta, dump, load
 
-from .building import NOW, a_record, a_session, alike, fuzz, no_session, stored
-
-Change = Callable[[Session], object]
-
-
-class Later:
-    """Calls of a session's methods, to be made later: ``do.increment("n")`` is ``lambda s: s.increment("n")``."""
-
-    def __getattr__(self, method: str) -> Callable[..., Change]:
-        return lambda *arguments, **named: lambda session: getattr(session, method)(*arguments, **named)
-
-
-do = Later()
+from .building import NOW, Change, a_record, a_session, alike, do, fuzz, no_session, stored
 
 DATA = {"n": 5, "list": [1, {"a.b": 2}], "text": "tea", "a.b": 1}
 

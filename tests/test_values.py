@@ -327,7 +327,8 @@ def test_the_deepest_value_that_is_taken_comes_back() -> None:
 
 
 def test_containers_and_what_holds_one_are_not_taken_for_immutable() -> None:
-    for value in ([], {}, (), Code("f", {}), DBRef("c", {}), bytearray(), DatetimeMS(1), Word.YES):
+    mutable: list[Any] = [[], {}, (), Code("f", {}), DBRef("c", {}), bytearray(), DatetimeMS(1), Word.YES]
+    for value in mutable:
         assert type(value) not in IMMUTABLE
 
 
