@@ -28,7 +28,7 @@ class Response:
         self._prefix = "websocket." if websocket else ""
         self._refusable = refusable or not websocket
         self._held: Message | None = None  # until it is known what the headers have to carry
-        self._status = 200
+        self._status = 101 if websocket else 500  # the server's own, if the application does not answer
         self._answered = False
         self._replaced = False  # by a 503: the application's own messages are dropped
 
@@ -80,10 +80,12 @@ async def unavailable(send: Send, error: StoreUnavailable, *, prefix: str = "", 
     if not refusable:
         await send({"type": "websocket.close", "code": 1013, "reason": "Try Again Later"})  # RFC 6455, registry
         return
+    body = b"Service Unavailable"
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode("ascii")),
         (b"cache-control", b"no-store"),
         (b"retry-after", str(error.retry_after).encode("ascii")),
     ]
     await send({"type": f"{prefix}http.response.start", "status": 503, "headers": headers})
-    await send({"type": f"{prefix}http.response.body", "body": b"Service Unavailable"})
+    await send({"type": f"{prefix}http.response.body", "body": body})
