@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint soak system system-mongod clean
+.PHONY: help demo test lint soak matrix system system-mongod clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -25,8 +25,12 @@ lint: .venv/.dev  ## ruff, mypy, pyright
 soak: .venv/.dev system  ## the long runs, which `make test` leaves out
 	$(BIN)/pytest -m soak -o faulthandler_timeout=0
 
+matrix: .venv/.dev .venv-oldest/.done system  ## every adapter, server and driver, with the latest and the oldest releases
+	$(BIN)/pytest -m "not soak" tests/test_worlds.py
+	.venv-oldest/bin/pytest -m "not soak" tests/test_worlds.py
+
 clean:  ## remove the environment and whatever tools left behind
-	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- the Python environment
@@ -45,6 +49,12 @@ $(BIN)/python:
 .venv/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable ".[motor,starlette,tornado]" --group dev
 	@touch $@ .venv/.demo
+
+.venv-oldest/.done: pyproject.toml | $(BIN)/python
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --upgrade "pip>=25.1"
+	.venv-oldest/bin/pip install --quiet --editable ".[motor,starlette,tornado]" --group oldest
+	@touch $@
 
 # ------------------------------------------------------------------------------------------------- the system packages
 

@@ -12,10 +12,16 @@ from mongosession.testing import Jar
 from .worlds.scenarios import SCENARIOS, Step
 from .worlds.servers import SERVERS, Running, serving
 
+MATRIX = [
+    pytest.param((server, driver), id=f"{server}-{driver}", marks=[pytest.mark.matrix] if driver == "motor" else [])
+    for server in SERVERS
+    for driver in ("pymongo", "motor")
+]
 
-@pytest.fixture(scope="module", params=SERVERS)
+
+@pytest.fixture(scope="module", params=MATRIX)
 def server(request: pytest.FixtureRequest, mongod_uri: str) -> Iterator[Running]:
-    with serving(request.param, "pymongo", mongod_uri) as running:
+    with serving(*request.param, mongod_uri) as running:
         yield running
 
 
