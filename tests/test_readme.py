@@ -1,4 +1,4 @@
-"""The README's code, run as it stands, and every link of the documentation."""
+"""The code of the README and the documentation, run as it stands, and every link."""
 
 import re
 import subprocess
@@ -14,12 +14,14 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def test_the_first_block_prints_what_the_readme_says() -> None:
-    run = subprocess.run([sys.executable, "-c", blocks("python")[0]], capture_output=True, text=True, check=True, cwd=ROOT)
+    run = subprocess.run(
+        [sys.executable, "-c", blocks("python")[0]], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     shape = re.compile(r"(?<==)A[\w-]+(\.\.\.)?(?=;)")  # the token differs each time
     assert shape.sub("TOKEN", run.stdout) == shape.sub("TOKEN", blocks("text")[0])
 
@@ -31,9 +33,19 @@ async def test_the_starlette_application_runs_as_it_stands(mongod_uri: str, monk
     exec(compile(blocks("python")[1], "README.md", "exec"), namespace)
     app = namespace["app"]
     transport = httpx.ASGITransport(app)
-    async with namespace["lifespan"](app), httpx.AsyncClient(transport=transport, base_url="https://shop.example") as http:
+    async with (
+        namespace["lifespan"](app),
+        httpx.AsyncClient(transport=transport, base_url="https://shop.example") as http,
+    ):
         visits = [(await http.get("/")).text for _ in range(3)]
     assert visits == ["visit 1", "visit 2", "visit 3"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "docs"], ids=lambda page: page.name)
+def test_the_code_of_the_documentation_runs(page: Path) -> None:
+    namespace: dict[str, Any] = {}  # the blocks of a page build on each other
+    for block in blocks("python", page.read_text()):
+        exec(compile(block, page.name, "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
