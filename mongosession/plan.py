@@ -247,9 +247,8 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
             token = about.token._replace(generation=generation, deadline=until)
             offer = Offer(token, Stamp(record.epoch, record.generation if judged.mint is None else judged.mint))
     idle = terms.timeouts.idle if record.idle is None else record.idle
-    seen_at = (
-        case.now if case.sent else judged.now
-    )  # a connection that lives on was not seen for the last time at its start
+    # A request was seen when it came; a connection that lives on is seen whenever it writes.
+    seen_at = case.now if case.sent else judged.now
     if seen_at - record.seen_at >= idle / TOUCHES:
         raised["seen_at"] = seen_at
         raised["expires_at"] = expiry(record._replace(seen_at=seen_at), terms.timeouts)
