@@ -234,7 +234,7 @@ class Tracker:
         self.intent = None
         if difference is None or difference.delta is None:
             return
-        self._encodings = {**({} if self.replaced else self._encodings), **difference.encodings}
+        self._encodings |= difference.encodings
         self._base = dict(dict.items(data))
         self._size = difference.size
         self._operations = {}
