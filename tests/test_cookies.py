@@ -41,6 +41,8 @@ PLAIN = Cookie("session")
         ("=session", []),
         # Names are compared as they are.
         ("Session=no; SESSION=no", []),
+        ("Session=no; session=one; SESSION=no", ["one"]),
+        ("mysession=no; session=one; session2=no", ["one"]),
         ("mysession=no; session2=no; __Host-session=no; session.x=no; ses=no; xsessionx=no", []),
         ('"session"=no', []),
         ("$Version=1; session=one; $Path=/", ["one"]),

@@ -1,5 +1,6 @@
 """The token: its bytes are frozen here, and nothing but the very text that was written is ever taken for one."""
 
+import tracemalloc
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from string import ascii_letters, digits
 
@@ -92,6 +93,17 @@ def test_a_token_has_one_length() -> None:
     for more in (*ALPHABET, *FOREIGN, "====", TEXT, "A" * 1_000_000):
         assert CODEC.read(TEXT + more, BEFORE) is None, more
         assert CODEC.read(more + TEXT, BEFORE) is None, more
+
+
+def test_the_length_is_checked_before_any_work() -> None:
+    text = "A" * 4_000_000
+    tracemalloc.start()
+    try:
+        assert CODEC.read(text, BEFORE) is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
 
 
 def test_a_mac_of_another_length_is_refused() -> None:

@@ -108,6 +108,10 @@ def written(record: Record, session: Session) -> Record:
         ([do.increment("new"), do.popitem()], None),
         ([do.increment("n"), do.pop("n"), do.setdefault("n", 1)], Delta(set={"n": 1})),
         ([do.increment("n"), do.pop("n"), do.increment("n")], Delta(set={"n": 1})),
+        # ... also where it leads to the very value that the operator led to.
+        ([do.increment("n"), do.pop("n"), do.setdefault("n", 6)], Delta(set={"n": 6})),
+        ([do.increment("n"), do.__delitem__("n"), do.setdefault("n", 6)], Delta(set={"n": 6})),
+        ([do.increment("new"), do.popitem(), do.setdefault("new", 1)], Delta(set={"new": 1})),
         ([do.increment("n"), do.setdefault("n", 1)], Delta(increment={"n": 1})),  # no change
         ([do.append("list", 2), lambda s: s["list"].append(3)], Delta(set={"list": [1, {"a%2Eb": 2}, 2, 3]})),
         ([do.append("list", []), lambda s: s["list"][2].append(3)], Delta(set={"list": [1, {"a%2Eb": 2}, [3]]})),

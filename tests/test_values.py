@@ -292,6 +292,9 @@ UNSTORABLE = [
     looped(),
     nested(MAX_DEPTH + 1),
     nested(5000),
+    Code("f", {"a": nested(5000)}),
+    DBRef("c", nested(5000)),
+    DBRef("c", looped()),
 ]
 
 
