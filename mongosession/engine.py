@@ -225,7 +225,14 @@ class SessionEngine:
 
     async def _save(self, session: Session) -> bool:
         about = tracker(session)
-        await self._commit(session, about, sent=about.answered, early=not about.answered)
+        before = about.state()
+        try:
+            await self._commit(session, about, sent=about.answered, early=not about.answered)
+        except StoreError as error:
+            uncertain = about.restore(session, before)  # so that the application can try again
+            if uncertain:
+                self._emit(Event(EventKind.DROPPED_WRITE, _hex(about.record), keys=uncertain, reason=str(error)))
+            raise
         return about.record is not None
 
     async def _commit(
@@ -238,11 +245,11 @@ class SessionEngine:
         sent: bool = False,
         early: bool = False,
     ) -> Headers:
-        while about.pending is not None and not about.pending.done():  # writes of one session keep their order
-            await asyncio.wait({about.pending})
         now = self._now()
         if sent and about.record is not None and now >= expiry(about.record, self.terms.timeouts):
             await self._refresh(about, about.record, now)
+        while about.pending is not None and not about.pending.done():  # writes of one session keep their order
+            await asyncio.wait({about.pending})
         decided = plan(
             session, self.terms, now=now, random=self._random, status=status, public=public, sent=sent, early=early
         )
@@ -257,6 +264,8 @@ class SessionEngine:
             cookie = None
         else:
             cookie = await self._finish(self._carry_out(decided, about), about, headers)
+        if decided.instead is not None and about.record is decided.instead.record:
+            about.start_over(session)
         if early:
             about.owed = cookie or about.owed
             return []
@@ -350,8 +359,9 @@ class SessionEngine:
             What the headers have to bring.
         """
         if decided.end is not None:
+            ended = await self.store.update(decided.end.id, decided.end.changes, epoch=decided.end.epoch)
             record, about.record = about.record, None
-            if await self.store.update(decided.end.id, decided.end.changes, epoch=decided.end.epoch):
+            if ended:
                 self._emit(Event(EventKind.DESTROYED, decided.end.id.hex(), record.subject if record else None))
         if decided.create is not None:
             return await self._create(decided.create, about)

@@ -162,7 +162,7 @@ class Cookie:
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"Cookie.{field} is {getattr(self, field)!r}; it must be True or False")
         prefix = self.name.lower()  # browsers compare the prefixes without regard to case
-        if prefix.startswith(("__host-", "__secure-")) and not self.secure:
+        if prefix.startswith(("__host-", "__secure-", "__http-")) and not self.secure:
             raise ValueError(
                 f"Cookie.secure is False and Cookie.name {self.name!r}; browsers take a cookie of that prefix only "
                 'with Secure: name it "session" where there is no TLS'

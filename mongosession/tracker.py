@@ -50,6 +50,17 @@ class Operation(NamedTuple):
     leads_to: bytes
 
 
+class State(NamedTuple):
+    """What a commit changes of a tracker: the base of the comparison, and what was asked for."""
+
+    base: dict[str, Any]
+    encodings: dict[str, bytes]
+    size: int
+    operations: dict[str, Operation]
+    replaced: bool
+    intent: Intent
+
+
 class Difference(NamedTuple):
     """What a commit has to know of the data.
 
@@ -223,6 +234,13 @@ class Tracker:
         self.replaced = True
         self._operations.clear()
 
+    def start_over(self, data: dict[str, Any]) -> None:
+        """The request has begun another session than the one it held: the dictionary shows what that one holds."""
+        dict.clear(data)
+        self._raw = EMPTY if self.record is None else self.record.data
+        self._size, self._pristine, self._encodings = len(self._raw), None, {}
+        dict.update(data, self.read())
+
     def settle(self, data: dict[str, Any], difference: Difference | None, *, early: bool = False) -> None:
         """The commit is decided: what it does is not done again, and the present data are the base of the next
         comparison (they are written, or dropped with an event). An early one leaves the token to the commit that
@@ -239,6 +257,27 @@ class Tracker:
         self._size = difference.size
         self._operations = {}
         self.replaced = False
+
+    def state(self) -> State:
+        """What a commit will change of this record."""
+        return State(self._base, self._encodings.copy(), self._size, self._operations, self.replaced, self.intent)
+
+    def restore(self, data: dict[str, Any], state: State) -> tuple[str, ...]:
+        """A commit failed: its plain changes are to be done yet. An operator is not repeated, because it may have been
+        applied.
+
+        Returns:
+            The keys of such operators.
+        """
+        if self._operations is state.operations and self.intent == state.intent:
+            return ()  # it did not come so far
+        self._base, self._encodings, self._size, operations, self.replaced, self.intent = state
+        self._base, self._operations = dict(self._base), {}
+        uncertain = tuple(key for key in operations if dict.__contains__(data, key))
+        for key in uncertain:
+            self._base[key] = dict.__getitem__(data, key)
+            self._encodings[key] = operations[key].leads_to
+        return uncertain
 
     def _plainly_changed(self, data: dict[str, Any], key: str, standing: Operation | None) -> bool:
         if self.replaced or self.record is None:

@@ -14,10 +14,12 @@ from mongosession import (
     Cookie,
     DataError,
     Event,
+    EventKind,
     MemoryStore,
     Rotation,
     Session,
     SessionEngine,
+    StoreUnavailable,
     Timeouts,
     Verdict,
 )
@@ -414,6 +416,57 @@ async def test_a_straggler_renewing_with_a_subject_starts_a_session_of_its_own(w
     async with world.browser.visit() as session:
         assert (session, session.subject) == ({"own": 1}, "user:2")  # no basket: nothing of the other is continued
     assert (await world.record(session_id)).subject == "user:1"
+
+
+async def test_a_log_in_that_outlives_its_session_shows_only_what_it_set(world: World) -> None:
+    """Nothing that ended is continued, by a later change of what the dictionary still showed neither."""
+    ended = await world.begin({"basket": ["tea"]})
+    exchange = world.browser.send()
+    session = await exchange.open()
+    await world.engine.revoke(ended)
+    session.renew(subject="ann")
+    session["own"] = 1
+    await exchange.answer()
+    exchange.deliver()
+    assert session == {"own": 1}
+    session["own"] = 2
+    assert await session.save()
+    assert await world.read() == {"own": 2}
+
+
+async def test_a_save_that_failed_can_be_tried_again(world: World) -> None:
+    await world.begin({"hits": 1, "basket": ["tea"]})
+    exchange = world.browser.send()
+    session = await exchange.open()
+    await exchange.answer()
+    session["name"] = "ann"
+    session["basket"].append("milk")
+    session.increment("hits")
+    world.events()
+    world.store.around = away
+    with pytest.raises(StoreUnavailable):
+        await session.save()
+    dropped = Event(EventKind.DROPPED_WRITE, session.id, keys=("hits",), reason="away")
+    assert world.events() == [dropped]  # it may have been applied: an increment is not repeated
+    world.recover()
+    assert await session.save()
+    assert await world.read() == {"hits": 1, "basket": ["tea", "milk"], "name": "ann"}
+    session.increment("hits")
+    assert await session.save()
+    assert (await world.read())["hits"] == 2
+
+
+async def test_a_log_out_that_failed_can_be_tried_again(world: World) -> None:
+    await world.begin()
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session.destroy()
+    world.store.around = away
+    with pytest.raises(StoreUnavailable):
+        await session.save()
+    world.recover()
+    assert not await session.save()
+    assert await world.living() == 0
 
 
 @pytest.mark.parametrize("renew", [Session.renew, lambda session: session.renew(subject=None)])
