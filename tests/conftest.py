@@ -1,6 +1,7 @@
 """What the tests share: the event loop, two MongoDB servers, and collections of either driver on them."""
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Protocol
 from uuid import uuid4
@@ -9,10 +10,18 @@ import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 from pymongo.monitoring import CommandListener
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
 from mongosession.mongod import Mongod
 
 CLIENTS = {"pymongo": AsyncMongoClient, "motor": AsyncIOMotorClient}
+
+
+FLAGS = [
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
 
 
 class Connect(Protocol):
@@ -90,3 +99,16 @@ def collection(connect: Connect, driver: str) -> Any:
 def replica_collection(connect: Connect, driver: str) -> Any:
     """A new collection of either driver on the replica set."""
     return connect(driver, replica=True)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """A real browser, headless, with an empty profile."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or "chromium"
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()

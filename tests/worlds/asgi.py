@@ -8,7 +8,8 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from mongosession_asgi import SessionMiddleware, get_session
 
@@ -46,6 +47,15 @@ async def save(request: Request) -> Response:
     return Response(json.dumps({"saved": saved}))
 
 
+async def socket(socket: WebSocket) -> None:
+    session = get_session(socket)
+    await socket.accept()
+    async for key in socket.iter_text():
+        session.increment(key)
+        await socket.send_text(json.dumps({"saved": await session.save(), "session": session}))
+    session["left"] = True
+
+
 @asynccontextmanager
 async def lifespan(_app: Starlette) -> AsyncGenerator[None, None]:
     await engine.setup()
@@ -57,6 +67,7 @@ app = Starlette(
     routes=[
         Route("/stream", stream),
         Route("/save", save),
+        WebSocketRoute("/socket", socket),
         Route("/{page}", page, methods=["GET", "POST"]),
         Route("/{page}/{argument}", page, methods=["GET", "POST"]),
     ],

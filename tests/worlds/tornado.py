@@ -5,6 +5,7 @@ import json
 import sys
 
 import tornado.web
+from tornado.websocket import WebSocketHandler
 
 from mongosession import Session
 from mongosession_tornado import with_session
@@ -52,6 +53,19 @@ class Save(tornado.web.RequestHandler):
         self.write(json.dumps({"saved": saved}))
 
 
+@with_session
+class Socket(WebSocketHandler):
+    session: Session
+
+    async def on_message(self, message: str | bytes) -> None:
+        assert isinstance(message, str)
+        self.session.increment(message)
+        await self.write_message(json.dumps({"saved": await self.session.save(), "session": self.session}))
+
+    def on_close(self) -> None:
+        self.session["left"] = True
+
+
 async def main(port: int) -> None:
     engine = make_engine()
     await engine.setup()
@@ -59,6 +73,7 @@ async def main(port: int) -> None:
         [
             ("/stream", Stream),
             ("/save", Save),
+            ("/socket", Socket),
             ("/([^/]+)", Page),
             ("/([^/]+)/(.*)", Page),
         ],
