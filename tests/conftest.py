@@ -18,6 +18,8 @@ from mongosession.mongod import Mongod
 CLIENTS = {"pymongo": AsyncMongoClient, "motor": AsyncIOMotorClient}
 
 
+pytest.register_assert_rewrite("tests.store_contract")  # its failures tell values, as those of a test file do
+
 FLAGS = [
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),

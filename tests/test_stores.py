@@ -7,10 +7,7 @@ from mongosession.mongo import MongoStore
 from mongosession.store import Store
 
 from .conftest import Connect
-
-pytest.register_assert_rewrite("tests.store_contract")  # its failures tell values, as those of a test file do
-
-from .store_contract import StoreContract  # noqa: E402  # after the line above
+from .store_contract import StoreContract  # after the line above
 
 
 class TestMemoryStore(StoreContract):
