@@ -7,7 +7,7 @@ from mongosession.mongo import MongoStore
 from mongosession.store import Store
 
 from .conftest import Connect
-from .store_contract import StoreContract  # after the line above
+from .store_contract import StoreContract
 
 
 class TestMemoryStore(StoreContract):
