@@ -363,6 +363,8 @@ class SessionEngine:
             record, about.record = about.record, None
             if ended:
                 self._emit(Event(EventKind.DESTROYED, decided.end.id.hex(), record.subject if record else None))
+            elif decided.create is None:
+                return None  # it had ended already: since then the browser may have got a newer cookie
         if decided.create is not None:
             return await self._create(decided.create, about)
         if decided.update is not None:

@@ -142,8 +142,8 @@ def perform(decided: Plan, call: Call, record: Record | None) -> Done:
     """One call of a plan, on the document that it concerns."""
     if call is Call.END:
         assert decided.end is not None
-        then = _after_end(decided)
-        return Done(_updated(record, decided.end) or record, then, closing(decided) if then is None else None)
+        then, ended = _after_end(decided), _updated(record, decided.end)
+        return Done(ended or record, then, closing(decided) if then is None and ended is not None else None)
     if call in (Call.CREATE, Call.INSTEAD):
         creation = decided.create if call is Call.CREATE else decided.instead
         assert creation is not None

@@ -456,6 +456,23 @@ async def test_a_save_that_failed_can_be_tried_again(world: World) -> None:
     assert (await world.read())["hits"] == 2
 
 
+async def test_a_second_log_out_leaves_the_cookie_of_a_log_in_between_alone(world: World) -> None:
+    await world.begin()
+    first, second, log_in = world.browser.send(), world.browser.send(), world.browser.send()
+    (await first.open()).destroy()
+    await first.answer()  # lost
+    (await log_in.open()).renew(subject="ann")
+    await log_in.answer()
+    log_in.deliver()
+    late = await second.open()
+    assert late.verdict == "late"
+    late.destroy()
+    await second.answer()
+    second.deliver()
+    async with world.browser.visit() as session:
+        assert session.subject == "ann"
+
+
 async def test_a_log_out_that_failed_can_be_tried_again(world: World) -> None:
     await world.begin()
     exchange = world.browser.send()
