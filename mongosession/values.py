@@ -110,9 +110,10 @@ class Delta(NamedTuple):
 
 
 def encode_name(key: str) -> str:
-    """The field name of a key."""
+    """The field name of a key. A plain ``str`` even where the key is of a subclass: those may format themselves as
+    something else (a member of ``class Key(str, Enum)`` does), and names become parts of paths."""
     if key and not _UNSAFE.search(key):
-        return key
+        return str.__str__(key)
     return _UNSAFE.sub(lambda match: _escape(match[0]), key) or "%"
 
 

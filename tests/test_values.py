@@ -4,7 +4,7 @@ import re
 from collections import OrderedDict
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from enum import IntEnum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -74,6 +74,18 @@ from .building import ANY_TEXT, alike, fuzz, stored
 def test_names_are_frozen(key: str, name: str) -> None:
     assert encode_name(key) == name
     assert decode_name(name) == key
+
+
+class Key(str, Enum):  # noqa: UP042  # the old idiom: unlike a StrEnum's, its members format themselves as "Key.BASKET"
+    BASKET = "basket"
+    ODD = "a.b"
+
+
+@pytest.mark.parametrize(("key", "name"), [(Key.BASKET, "basket"), (Key.ODD, "a%2Eb")])
+def test_a_name_formats_as_itself_whatever_the_key_does(key: str, name: str) -> None:
+    assert f"data.{encode_name(key)}" == f"data.{name}"
+    (inner,) = prepare("key", {key: 1})
+    assert f"{inner}" == name
 
 
 @fuzz
