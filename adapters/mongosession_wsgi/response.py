@@ -45,7 +45,7 @@ class Response:
         self._status = 500  # the server's own, if the application does not answer
         self._held: tuple[str, Headers, Any] | None = None  # until it is known what the headers have to carry
         self._added: Headers | None = None  # once committed
-        self._write: Callable[[bytes], object] = _write_nothing  # the server's, once it has the headers
+        self._write: Callable[[bytes], object] = _write_nothing  # the server's, once it has our headers
         self._replaced: Iterator[bytes] | None = None  # by a 503: the application's own answer is dropped
         self._settled = False  # nothing more is to be written
 
@@ -101,8 +101,7 @@ class Response:
     def _write_now(self, data: bytes) -> None:
         """The imperative way of old applications: the headers leave with the first call."""
         self._answer()
-        if self._replaced is None:
-            self._write(data)
+        self._write(data)
 
     def _answer(self) -> None:
         """Commit, and let the headers go; once."""
@@ -143,4 +142,4 @@ def unavailable(
 
 
 def _write_nothing(data: bytes) -> None:
-    """Until the server has given its own."""
+    """Until the server has given its own; for good, where it answers 503."""
