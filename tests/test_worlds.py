@@ -155,9 +155,10 @@ async def test_split_cookie_headers(mongod_uri: str) -> None:
         await writer.wait_closed()
 
 
-async def test_the_redirect_reads_what_was_written(server: Running) -> None:
+@pytest.mark.parametrize("times", [100, pytest.param(1000, marks=pytest.mark.matrix)])
+async def test_the_redirect_reads_what_was_written(server: Running, times: int) -> None:
     async with httpx2.AsyncClient(base_url=server.address) as http:
         jar = Jar(lambda: 0.0)
-        for hops in range(1, 101):
+        for hops in range(1, times + 1):
             await take(Step("/redirect", status=303, cookie="set" if hops == 1 else "kept"), http, jar)
             await take(Step("/read", {"hops": hops}), http, jar)
