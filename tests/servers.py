@@ -23,17 +23,21 @@ class Answer:
     Attributes:
         messages: the ASGI messages, in their order.
         requests: the messages that it may receive before the client waits; after them none comes.
+        complete: set once the client has all of the response; the application may still be at work.
         gone: set once the client has disconnected.
     """
 
     def __init__(self, body: bytes = b"") -> None:
         self.messages: list[Message] = []
         self.requests: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        self.complete = asyncio.Event()
         self.gone = asyncio.Event()
 
     async def send(self, message: Message) -> None:
         """The server's `send`."""
         self.messages.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.complete.set()
 
     async def receive(self) -> Message:
         """The server's `receive`."""
@@ -131,6 +135,7 @@ def serve(make_app: Callable[[], Application]) -> Generator[str]:
         log_config=None,
         access_log=False,
         ws="none",
+        timeout_keep_alive=120,  # the clients of a test may pause on a busy machine
         timeout_graceful_shutdown=10,
     )
     server = _Server(config)
