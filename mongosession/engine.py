@@ -24,7 +24,7 @@ from mongosession.rotation import Judgement, expiry, judge
 from mongosession.session import Session, tracker
 from mongosession.store import COPIED, REVOKED, Record, Stamp, Store
 from mongosession.tokens import Presented, Token, TokenCodec, session_id
-from mongosession.tracker import Owed, Tracker
+from mongosession.tracker import Owed, State, Tracker
 from mongosession.values import decode_name
 
 Headers = list[tuple[str, str]]
@@ -225,15 +225,14 @@ class SessionEngine:
 
     async def _save(self, session: Session) -> bool:
         about = tracker(session)
-        before = about.state()
-        try:
-            await self._commit(session, about, sent=about.answered, early=not about.answered)
-        except StoreError as error:
-            uncertain = about.restore(session, before)  # so that the application can try again
-            if uncertain:
-                self._emit(Event(EventKind.DROPPED_WRITE, _hex(about.record), keys=uncertain, reason=str(error)))
-            raise
+        await self._quiet(about)  # it may be the commit after which no cookie can be sent any more
+        await self._commit(session, about, sent=about.answered, early=not about.answered)
         return about.record is not None
+
+    async def _quiet(self, about: Tracker) -> None:
+        """Wait until no write of the session is under way: they keep their order."""
+        while about.pending is not None and not about.pending.done():
+            await asyncio.wait({about.pending})
 
     async def _commit(
         self,
@@ -248,29 +247,42 @@ class SessionEngine:
         now = self._now()
         if sent and about.record is not None and now >= expiry(about.record, self.terms.timeouts):
             await self._refresh(about, about.record, now)
-        while about.pending is not None and not about.pending.done():  # writes of one session keep their order
-            await asyncio.wait({about.pending})
+        await self._quiet(about)
         decided = plan(
             session, self.terms, now=now, random=self._random, status=status, public=public, sent=sent, early=early
         )
+        before = about.state() if early or sent else None  # those may be tried again
         about.settle(session, decided.difference, early=early)
         for event in decided.events:
             self._emit(event)
         headers: Headers = [("Vary", "Cookie")] if decided.vary else []
         if decided.idle:
             cookie: Owed = "removal" if decided.forget else None
+            about.owed = cookie or about.owed
         elif self._write == "after_response" and decided.postponable and not early:
             about.pending = self._start(self._postponed(decided, about))
             cookie = None
         else:
-            cookie = await self._finish(self._carry_out(decided, about), about, headers)
-        if decided.instead is not None and about.record is decided.instead.record:
-            about.start_over(session)
+            cookie = await self._finish(self._see_through(session, decided, about, before), about, headers)
         if early:
-            about.owed = cookie or about.owed
             return []
         about.owed = None
         return headers + self._cookie(cookie)
+
+    async def _see_through(self, session: Session, decided: Plan, about: Tracker, before: State | None) -> Owed:
+        """Do what was decided, and leave the session as that went: also where the caller is cancelled meanwhile."""
+        try:
+            cookie = await self._carry_out(decided, about)
+        except SessionError as error:
+            if before is not None and (
+                uncertain := about.restore(session, before, repeat=isinstance(error, DataError))
+            ):
+                self._emit(Event(EventKind.DROPPED_WRITE, _hex(about.record), keys=uncertain, reason=str(error)))
+            raise
+        if decided.instead is not None and about.record is decided.instead.record:
+            about.start_over(session)
+        about.owed = cookie or about.owed
+        return cookie
 
     async def _finish(self, work: Coroutine[Any, Any, Owed], about: Tracker, headers: Headers) -> Owed:
         """Wait for a commit that runs to its end whatever happens to the caller."""

@@ -262,16 +262,23 @@ class Tracker:
         """What a commit will change of this record."""
         return State(self._base, self._encodings.copy(), self._size, self._operations, self.replaced, self.intent)
 
-    def restore(self, data: dict[str, Any], state: State) -> tuple[str, ...]:
-        """A commit failed: its plain changes are to be done yet. An operator is not repeated, because it may have been
-        applied.
+    def restore(self, data: dict[str, Any], state: State, *, repeat: bool = False) -> tuple[str, ...]:
+        """A commit failed: its changes are to be done yet. What was asked for meanwhile counts more than what it asked.
+
+        Args:
+            data: the session's, as they are now.
+            state: from before the commit was settled.
+            repeat: nothing was applied, so operators are to be done yet, too; else they are not repeated.
 
         Returns:
-            The keys of such operators.
+            The keys of the operators that are not.
         """
-        if self._operations is state.operations and self.intent == state.intent:
-            return ()  # it did not come so far
-        self._base, self._encodings, self._size, operations, self.replaced, self.intent = state
+        self._base, self._encodings, self._size, operations, replaced, intent = state
+        self.replaced = self.replaced or replaced
+        self.intent = self.intent or intent
+        if repeat:
+            self._operations = {} if self.replaced else operations
+            return ()
         self._base, self._operations = dict(self._base), {}
         uncertain = tuple(key for key in operations if dict.__contains__(data, key))
         for key in uncertain:

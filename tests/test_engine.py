@@ -25,7 +25,7 @@ from mongosession import (
 )
 from mongosession.store import ENDED
 from mongosession.testing import Browser, Exchange, HandClock, seeded
-from mongosession.values import EMPTY
+from mongosession.values import EMPTY, dump
 
 from .world import KEY, World, away
 
@@ -454,6 +454,161 @@ async def test_a_save_that_failed_can_be_tried_again(world: World) -> None:
     session.increment("hits")
     assert await session.save()
     assert (await world.read())["hits"] == 2
+
+
+class Held:
+    """A database that answers when it is told to: ``world.store.around = Held()``.
+
+    Args:
+        away: whether it turns out to be away then.
+    """
+
+    def __init__(self, *, away: bool = False) -> None:
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+        self._away = away
+
+    @asynccontextmanager
+    async def __call__(self, call: str) -> AsyncGenerator[None]:
+        self.asked.set()
+        await self.answer.wait()
+        if self._away:
+            raise StoreUnavailable("away")
+        yield
+
+
+async def test_what_several_saves_did_not_manage_can_be_tried_again(world: World) -> None:
+    session_id = await world.begin()
+    exchange = world.browser.send()
+    session = await exchange.open()
+    await exchange.answer()
+    session["first"] = 1
+    world.store.around = held = Held(away=True)
+    saves = [asyncio.create_task(session.save())]
+    await held.asked.wait()
+    session["second"] = 2
+    saves.append(asyncio.create_task(session.save()))  # waits for the first
+    await asyncio.sleep(0)
+    held.answer.set()
+    assert [type(result) for result in await asyncio.gather(*saves, return_exceptions=True)] == [StoreUnavailable] * 2
+    world.recover()
+    await session.save()
+    assert (await world.record(session_id)).data == dump({"basket": ["tea"], "first": 1, "second": 2})
+
+
+async def test_a_log_out_during_a_save_that_fails_is_not_lost(world: World) -> None:
+    await world.begin(subject="ann")
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["step"] = 1
+    world.store.around = held = Held(away=True)
+    save = asyncio.create_task(session.save())
+    await held.asked.wait()
+    session.destroy()
+    held.answer.set()
+    with pytest.raises(StoreUnavailable):
+        await save
+    world.recover()
+    await exchange.answer()
+    exchange.deliver()
+    assert world.browser.jar.header() is None
+    assert await world.living() == 0
+
+
+async def test_clearing_during_a_save_that_fails_is_not_lost(world: World) -> None:
+    session_id = await world.begin()
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["step"] = 1
+    world.store.around = held = Held(away=True)
+    save = asyncio.create_task(session.save())
+    await held.asked.wait()
+    session.clear()
+    held.answer.set()
+    with pytest.raises(StoreUnavailable):
+        await save
+    world.recover()
+    async with world.browser.visit() as other:
+        other["parallel"] = True
+    await exchange.answer()
+    assert (await world.record(session_id)).data == EMPTY
+
+
+@pytest.mark.parametrize("begin", [True, False], ids=["renewed", "created"])
+async def test_a_save_that_is_cancelled_owes_its_cookie_all_the_same(world: World, *, begin: bool) -> None:
+    if begin:
+        await world.begin()
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["name"] = "ann"
+    session.renew(subject="ann")
+    world.store.around = held = Held()
+    save = asyncio.create_task(session.save())
+    await held.asked.wait()
+    save.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await save
+    held.answer.set()
+    await exchange.answer()
+    exchange.deliver()
+    async with world.browser.visit() as session:
+        assert (session.subject, session["name"]) == ("ann", "ann")
+
+
+async def test_what_a_refused_save_held_is_kept_until_it_can_be_stored(world: World) -> None:
+    await world.begin({"n": 1, "hits": 1})
+    exchange = world.browser.send()
+    session = await exchange.open()
+    async with world.browser.visit() as other:
+        other["n"] = "text"
+        other.increment("hits")
+    session["name"] = "ann"
+    session.increment("n")
+    session.increment("hits")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"session\['n'\] was not stored"):
+            await session.save()
+    session["n"] = 7
+    await session.save()
+    assert await world.read() == {"n": 7, "hits": 3, "name": "ann"}
+
+
+async def test_a_refused_save_repeats_no_operator_on_what_was_cleared_meanwhile(world: World) -> None:
+    await world.begin({"n": 1})
+    exchange = world.browser.send()
+    session = await exchange.open()
+    async with world.browser.visit() as other:
+        other["n"] = "text"
+    session.increment("n")
+    world.store.around = held = Held()
+    save = asyncio.create_task(session.save())
+    await held.asked.wait()
+    session.clear()
+    session["n"] = 2
+    held.answer.set()
+    with pytest.raises(DataError):
+        await save
+    await exchange.answer()
+    assert await world.read() == {"n": 2}
+
+
+async def test_a_save_that_overlaps_the_answer_starts_no_epoch(world: World) -> None:
+    await world.begin()
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["step"] = 1
+    world.store.around = held = Held()
+    answer = asyncio.create_task(exchange.answer())
+    await held.asked.wait()
+    session.renew(subject="ann")
+    save = asyncio.create_task(session.save())  # in a background task: the headers are as good as gone
+    await asyncio.sleep(0)
+    held.answer.set()
+    await answer
+    await save
+    exchange.deliver()
+    assert "dropped_renewal" in world.happened()
+    async with world.browser.visit() as session:
+        assert (session.verdict, session.subject, session["step"]) == ("current", None, 1)
 
 
 async def test_a_second_log_out_leaves_the_cookie_of_a_log_in_between_alone(world: World) -> None:
