@@ -177,8 +177,10 @@ class SessionEngine:
         """The live sessions of a subject ("your devices"), in no certain order.
 
         Raises:
+            TypeError: the subject is no ``str``.
             StoreUnavailable: the database did not answer within the deadline.
         """
+        _check_subject(subject)
         now = self._now()
         async for record in self.store.find(subject):
             if now < expiry(record, self.terms.timeouts):
@@ -212,8 +214,10 @@ class SessionEngine:
             How many were ended.
 
         Raises:
+            TypeError: the subject is no ``str``.
             StoreUnavailable: the database did not answer within the deadline; some may have been ended.
         """
+        _check_subject(subject)
         kept = keep.id if keep is not None else None
         ended = 0
         while True:
@@ -497,6 +501,11 @@ class SessionInfo(NamedTuple):
             datetime.fromtimestamp(record.seen_at, UTC),
             datetime.fromtimestamp(expiry(record, timeouts), UTC),
         )
+
+
+def _check_subject(subject: object) -> None:
+    if not isinstance(subject, str):  # to a store, None is everybody: a visitor's ``session.subject`` must not be that
+        raise TypeError(f"subject is {subject!r}; it must be a str")
 
 
 def _preference(presented: Presented, record: Record | None) -> tuple[bool, int]:

@@ -1742,6 +1742,16 @@ async def test_a_subject_can_be_logged_out_everywhere(world: World) -> None:
     assert await world.engine.revoke_subject("user:1") == 0
 
 
+@pytest.mark.parametrize("subject", [None, 42, b"user:1"])
+async def test_nobody_is_not_everybody(world: World, subject: Any) -> None:
+    (browser,) = await devices(world, "user:1", 1)
+    with pytest.raises(TypeError, match="must be a str"):
+        await world.engine.revoke_subject(subject)
+    with pytest.raises(TypeError, match="must be a str"):
+        await anext(world.engine.sessions(subject))
+    assert await who(browser) == "user:1"
+
+
 async def test_a_subject_can_be_logged_out_everywhere_but_here(world: World) -> None:
     browsers = await devices(world, "user:1", 3)
     async with browsers[1].visit() as session:
