@@ -5,6 +5,7 @@ response that depends on it must say ``Vary: Cookie``. Changes need no noting; `
 (Extensions in C may look past the methods: ``json.dumps`` does so for an empty dictionary, and for no other.)
 """
 
+import re
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from datetime import UTC, datetime
 from enum import Enum
@@ -17,6 +18,8 @@ from mongosession.values import encode, prepare, without, without_twins
 
 MAX_SUBJECT = 512
 """Characters of a subject: it is an identifier, and indexed."""
+
+_NO_SUBJECT = re.compile("[\0\ud800-\udfff]")  # what UTF-8 cannot hold would fail at the commit only
 
 
 class Keep(Enum):
@@ -107,7 +110,7 @@ class Session(dict[str, Any]):
 
         Raises:
             TypeError: the subject is no ``str``.
-            ValueError: the subject is empty or longer than 512 characters.
+            ValueError: the subject is empty, longer than 512 characters, or holds NUL or a lone surrogate.
         """
         tracker = self._tracker
         tracker.accessed = True
@@ -119,9 +122,10 @@ class Session(dict[str, Any]):
         if subject is not None:
             if not isinstance(subject, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
                 raise TypeError(f"renew(subject={subject!r}): a subject must be a str, for instance 'user:{subject}'")
-            if not 0 < len(subject) <= MAX_SUBJECT or "\0" in subject:
+            if not 0 < len(subject) <= MAX_SUBJECT or _NO_SUBJECT.search(subject):
                 raise ValueError(
-                    f"renew(subject=...) of {len(subject)} characters; it must be 1 to {MAX_SUBJECT}, without NUL"
+                    f"renew(subject=...) of {len(subject)} characters; it must be 1 to {MAX_SUBJECT}, without NUL and "
+                    "lone surrogates"
                 )
         if before is not None and subject != before:
             tracker.start_empty(self)

@@ -533,7 +533,7 @@ def test_a_subject_is_text(subject: Any) -> None:
     assert tracker(changed).intent is None
 
 
-@pytest.mark.parametrize("subject", ["", "x" * (MAX_SUBJECT + 1), "nul\0"], ids=len)
+@pytest.mark.parametrize("subject", ["", "x" * (MAX_SUBJECT + 1), "nul\0", "half \ud83d"], ids=len)
 def test_a_subject_is_an_identifier(subject: str) -> None:
     changed = held("user:42")
     with pytest.raises(ValueError, match=rf"of {len(subject)} characters; it must be 1 to 512"):
