@@ -95,11 +95,18 @@ class MongoStore:
         application's), the other finds the sessions of a subject.
 
         Raises:
-            SetupError: an index on one of these fields exists with other options, or under another name.
+            SetupError: an index on one of these fields exists with other options, or under another name; or the
+                collection has a collation of its own, to which one subject could be another.
             StoreUnavailable: the database did not answer.
         """
         with self._errors():
             async with asyncio.timeout(self.timeout + 1):
+                collation = cast("dict[str, Any]", await self.collection.options()).get("collation")
+                if collation is not None:  # "user:a" may be "user:A" to it, and the indexes would inherit it
+                    raise SetupError(
+                        f"the collection {self.collection.name!r} has the collation {_plain(collation)}; wanted is "
+                        "none, so that texts compare as they are: use a collection of its own for sessions"
+                    )
                 existing = cast("dict[str, dict[str, Any]]", await self.collection.index_information())
                 for name, keys, options in (_EXPIRY, _SUBJECT):
                     _check_index(existing, name, keys, options)

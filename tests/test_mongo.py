@@ -116,6 +116,13 @@ async def test_setup_tells_what_is_in_its_way(
     assert await indexes(collection) == before
 
 
+async def test_setup_refuses_a_collation(collection: Any) -> None:
+    await collection.database.create_collection(collection.name, collation={"locale": "en", "strength": 2})
+    with pytest.raises(SetupError, match=r"has the collation .*'strength': 2"):
+        await MongoStore(collection).setup()
+    assert await indexes(collection) == {}
+
+
 async def test_a_subject_is_looked_up_in_its_index(connect: Connect, driver: str) -> None:
     sent = Sent()
     collection = connect(driver, listeners=[sent])
