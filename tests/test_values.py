@@ -323,11 +323,12 @@ def test_what_bson_cannot_hold_is_an_error_that_names_the_key(value: Any, wrap: 
     [
         ({1}, "set"),
         (2**64, "64 bits"),
+        (datetime.min.replace(tzinfo=timezone(timedelta(hours=1))), "date that is beyond the calendar in UTC"),
         ("\ud800", "surrogate"),
         ([{5: 1}], "the key 5; keys must be str"),
         (looped(), f"more than {MAX_DEPTH} levels"),
     ],
-    ids=["set", "integer", "text", "key", "loop"],
+    ids=["set", "integer", "date", "text", "key", "loop"],
 )
 def test_the_error_says_why(value: Any, why: str) -> None:
     with pytest.raises(DataError, match=why):
