@@ -143,8 +143,8 @@ def encode(key: str, value: Any) -> bytes:
         return bson.encode({encode_name(key): value}, codec_options=OPTIONS)
     except OverflowError:
         raise DataError(
-            f"session[{key!r}] holds an integer of more than 64 bits (store it as text or Decimal128), or a date that is "
-            "beyond the calendar in UTC",
+            f"session[{key!r}] holds an integer of more than 64 bits (store it as text or Decimal128), or a date "
+            "that is beyond the calendar in UTC",
             key,
         ) from None
     except UnicodeEncodeError:
