@@ -18,7 +18,9 @@ from uuid import UUID
 import bson
 import bson.errors
 from bson.binary import Binary, UuidRepresentation
+from bson.code import Code
 from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.dbref import DBRef
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.max_key import MaxKey
@@ -225,6 +227,10 @@ def _prepare(key: str, value: Any, depth: int) -> Any:
         return [
             item if type(item) in IMMUTABLE else _prepare(key, item, depth + 1) for item in cast("Sequence[Any]", value)
         ]
+    if isinstance(
+        value, Code | DBRef
+    ):  # written as they are, but what they hold counts: MongoDB refuses what is too deep
+        _prepare(key, value.scope if isinstance(value, Code) else value.as_doc(), depth + 1)
     return value
 
 

@@ -304,8 +304,8 @@ UNSTORABLE = [
     looped(),
     nested(MAX_DEPTH + 1),
     nested(5000),
-    Code("f", {"a": nested(5000)}),
-    DBRef("c", nested(5000)),
+    *(Code("f", {"a": nested(levels)}) for levels in (MAX_DEPTH, 5000)),
+    *(DBRef("c", nested(levels)) for levels in (MAX_DEPTH, 5000)),
     DBRef("c", looped()),
 ]
 
