@@ -7,7 +7,7 @@ It expects a MongoDB at MONGODB_URI, by default on this host.
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ engine = SessionEngine(MongoStore(client.examples.sessions), keys=[os.environ["S
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     await engine.setup()  # indexes; safe at every start, from every process
     yield
     await engine.close()  # waits for writes under way

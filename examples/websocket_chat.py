@@ -7,7 +7,7 @@ It expects a MongoDB at MONGODB_URI, by default on this host. A socket that only
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ room: set[WebSocket] = set()
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[None]:
+async def lifespan(app: Starlette) -> AsyncGenerator[None]:
     await engine.setup()  # indexes; safe at every start, from every process
     yield
     await engine.close()  # waits for writes under way

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_websocket_chat() -> None:
 
 
 @asynccontextmanager
-async def running(*command: str, announces: bytes) -> AsyncIterator[str]:
+async def running(*command: str, announces: bytes) -> AsyncGenerator[str]:
     """Run an example that is a server of its own, until it prints where it listens."""
     process = await asyncio.create_subprocess_exec(
         *command,
