@@ -256,6 +256,8 @@ class SessionEngine:
             session, self.terms, now=now, random=self._random, status=status, public=public, sent=sent, early=early
         )
         before = about.state() if early or sent else None  # those may be tried again
+        if decided.revert:
+            about.revert(session)
         about.settle(session, decided.difference, early=early)
         for event in decided.events:
             self._emit(event)

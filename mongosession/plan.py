@@ -70,6 +70,7 @@ class Plan(NamedTuple):
         offer: the token to send once confirmed, or None; by a second read where there is no update.
         essential: whether the request fails if the update does: it carries more than a rotation or a touch.
         forget: delete the cookie.
+        revert: the data changes are discarded: the dictionary shows again what was read or written last.
         vary: the response depends on the session.
         difference: how the data changed, or None where nobody looked.
         events: what happened besides, decided already.
@@ -82,6 +83,7 @@ class Plan(NamedTuple):
     offer: Offer | None = None
     essential: bool = False
     forget: bool = False
+    revert: bool = False
     vary: bool = False
     difference: Difference | None = None
     events: tuple[Event, ...] = ()
@@ -146,7 +148,8 @@ def plan(
     else:
         decided = _begin(about, case)
     vary = (about.accessed or delta is not None) and not sent and not early
-    return decided._replace(vary=vary, difference=difference)
+    revert = decided.revert or (status >= 500 and about.intent != "destroy")
+    return decided._replace(vary=vary, revert=revert, difference=None if revert else difference)
 
 
 class _Case(NamedTuple):
@@ -198,7 +201,7 @@ def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Pla
     """A new epoch for the session that the request holds: every older token is dead at once."""
     if case.sent:
         # Its data go as well: they may belong to a subject that the session does not have.
-        return Plan(events=_dropped(case, about, "renewed when the headers were gone"))
+        return Plan(events=_dropped(case, about, "renewed when the headers were gone"), revert=True)
     created_at = case.now if renewal.logs_in else record.created_at
     epoch = _epoch(case.random, other_than=record.epoch)
     renewed = record._replace(created_at=created_at, seen_at=case.now)

@@ -37,6 +37,10 @@ class Token(NamedTuple):
     generation: int
     deadline: int
 
+    def __repr__(self) -> str:
+        """Without the sid: reports of errors keep local variables."""
+        return f"Token(epoch={self.epoch}, generation={self.generation}, deadline={self.deadline})"
+
 
 class Presented(NamedTuple):
     """A token that verified, and the role of the key that made it."""

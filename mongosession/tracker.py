@@ -241,6 +241,16 @@ class Tracker:
         self._size, self._pristine, self._encodings = len(self._raw), None, {}
         dict.update(data, self.read())
 
+    def revert(self, data: dict[str, Any]) -> None:
+        """The changes are discarded: the dictionary shows again what was read or written last."""
+        last = {
+            key: value if type(value) in IMMUTABLE else load(self._before(key))[key]
+            for key, value in self._base.items()
+        }
+        dict.clear(data)
+        dict.update(data, last)
+        self._base, self._operations, self.replaced = last.copy(), {}, False
+
     def settle(self, data: dict[str, Any], difference: Difference | None, *, early: bool = False) -> None:
         """The commit is decided: what it does is not done again, and the present data are the base of the next
         comparison (they are written, or dropped with an event). An early one leaves the token to the commit that

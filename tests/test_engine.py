@@ -611,6 +611,27 @@ async def test_a_save_that_overlaps_the_answer_starts_no_epoch(world: World) -> 
         assert (session.verdict, session.subject, session["step"]) == ("current", None, 1)
 
 
+async def test_what_a_failed_log_in_stored_does_not_reach_the_subject_before(world: World) -> None:
+    await world.begin({"basket": ["tea"]}, subject="ann")
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["basket"].append("milk")
+    session.renew(subject="bob")
+    session["x"] = ["bob"]
+    await exchange.answer(status=500)
+    assert session == {"basket": ["tea"]}
+    assert session.subject == "ann"
+    await session.save()
+    session.renew(subject="bob")  # too late: the headers are gone
+    session["x"] = ["bob"]
+    await session.save()
+    assert EventKind.DROPPED_RENEWAL in world.happened()
+    assert session == {"basket": ["tea"]}
+    session["basket"].append("jam")
+    await session.save()
+    assert await world.read() == {"basket": ["tea", "jam"]}
+
+
 async def test_a_second_log_out_leaves_the_cookie_of_a_log_in_between_alone(world: World) -> None:
     await world.begin()
     first, second, log_in = world.browser.send(), world.browser.send(), world.browser.send()

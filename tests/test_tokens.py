@@ -39,6 +39,13 @@ def text_of(payload: bytes, *, purpose: str = "token", name: str = NAME, key: by
     return urlsafe_b64encode(payload + KeyRing([key]).signer(purpose, name).sign(payload)).decode()
 
 
+def test_no_repr_tells_the_sid() -> None:
+    token = Token(b"\x00secret sid here", 1, 2, 3)
+    assert repr(Presented(token, Role.OLD)) == (
+        "Presented(token=Token(epoch=1, generation=2, deadline=3), role=<Role.OLD: 'old'>)"
+    )
+
+
 def test_the_text_of_a_token_is_frozen() -> None:
     assert CODEC.write(TOKEN) == TEXT
     assert CODEC.read(TEXT, BEFORE) == Presented(TOKEN, Role.PRIMARY)
