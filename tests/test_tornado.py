@@ -477,6 +477,33 @@ async def test_a_public_answer_carries_no_token(world: World) -> None:
     assert "Set-Cookie" not in answer.headers
 
 
+async def test_a_response_may_go_on_and_end_while_its_commit_is_under_way(world: World) -> None:
+    class Hasty(Handler):
+        @with_session
+        async def get(self) -> None:
+            self.session["first"] = True
+            self.write("one,")
+            _ = self.flush()
+            await began.wait()
+            self.session["second"] = True
+            self.write("two,")
+            _ = self.flush()
+            _ = self.finish("three")
+            went_on.set()
+
+    went_on = asyncio.Event()
+    visitor = world.serve(("/hasty", Hasty))
+    began, goes_on = world.hold("create")
+    request = asyncio.create_task(visitor.ask("/hasty"))
+    await went_on.wait()
+    await Visitor(visitor.address, world.clock).ask()
+    goes_on.set()
+    answer = await request
+    assert answer.text == "one,two,three"
+    assert "Set-Cookie" in answer.headers
+    assert await visitor.read() == {"first": True, "second": True}
+
+
 @with_session
 class Stream(Handler):
     steps: asyncio.Queue[str]  # what the test lets the handler do next

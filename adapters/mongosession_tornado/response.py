@@ -41,6 +41,7 @@ class Response(httputil.HTTPConnection):
         self._held: list[bytes] | None = None  # a body that waits for its headers
         self._sent = _future()  # the headers and what was held
         self._work: asyncio.Task[None] | None = None  # commits and writes, one after the other
+        self._ends = False  # the end comes with the headers
         self._void = False  # another one was sent in its place
         self._logs = False
         handler._log = self._log_later  # type: ignore[method-assign]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
@@ -77,10 +78,11 @@ class Response(httputil.HTTPConnection):
     def finish(self) -> None:
         """Called by the handler's ``finish``."""
         if self._work is None:  # nothing was held
-            self._connection.finish()
-            self._let_go()
+            self._end()
+        elif self._begun:
+            self._work = asyncio.create_task(self._guarded(self._finish(self._work)))
         else:
-            self._work = asyncio.create_task(self._guarded(self._end(self._work, late=self._begun)))
+            self._ends = True
 
     async def commit_first(self, status: int) -> None:
         """Commit now; the response, whenever it comes, is not held. For a handshake, which detaches the connection as
@@ -96,7 +98,7 @@ class Response(httputil.HTTPConnection):
         """
         self._status = max(self._status, status or 0)
         late = self._begun
-        if self._work is not None:
+        if self._work is not None and not self._work.done():
             await asyncio.wait({self._work})
         if late:
             await self._commit_rest()
@@ -120,16 +122,16 @@ class Response(httputil.HTTPConnection):
         else:
             self._send(start_line, headers, b"".join(self._held or ()))
         self._held = None
+        if self._ends:
+            self._end()
 
-    async def _end(self, before: "asyncio.Task[None]", *, late: bool) -> None:
+    async def _finish(self, before: "asyncio.Task[None]") -> None:
         await asyncio.wait({before})
         try:
-            if late:
-                await self._commit_rest()
+            await self._commit_rest()
         except Exception as error:  # noqa: BLE001  # the headers are gone: it can only be logged
             self._handler.log_exception(type(error), error, error.__traceback__)
-        self._connection.finish()
-        self._let_go()
+        self._end()
 
     async def _commit_rest(self) -> None:
         await self._engine.commit(self.session, status=self._status, sent=True)
@@ -138,7 +140,8 @@ class Response(httputil.HTTPConnection):
         """Stands in for the handler's own: the access log waits until it is known what was sent."""
         self._logs = True
 
-    def _let_go(self) -> None:
+    def _end(self) -> None:
+        self._connection.finish()
         handler, self._handler = self._handler, None
         del handler._log  # noqa: SLF001
         if self._logs:
