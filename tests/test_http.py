@@ -350,10 +350,12 @@ WRITES: list[Write] = ["before_response", "after_response"]
 @pytest.mark.parametrize(
     ("ways", "browsers", "times"),
     [
-        (list(zip(CLIENTS, WRITES, strict=True)), 20, 1),
-        pytest.param(list(itertools.product(CLIENTS, WRITES)), 30, 10, marks=pytest.mark.soak),
+        pytest.param(list(zip(CLIENTS, WRITES, strict=True)), 20, 1, id="some"),
+        *(
+            pytest.param([way], 20, 15, id="-".join(way), marks=pytest.mark.soak)
+            for way in itertools.product(CLIENTS, WRITES)
+        ),
     ],
-    ids=["some", "many"],
 )
 async def test_log_ins_stick(
     open_site: Callable[..., Site], ways: list[tuple[str, Write]], browsers: int, times: int
@@ -362,11 +364,11 @@ async def test_log_ins_stick(
         async with site.fetching() as fetch:
             return await log_ins(fetch, time.time, random.Random(1), browsers=browsers, times=times, patience=12)
 
-    sites = [open_site(driver, write=write, rotation=Rotation(ttl=1)) for driver, write in ways]
-    for way, stuck in zip(ways, await asyncio.gather(*map(one_way, sites)), strict=True):
+    sites = [open_site(driver, write=write) for driver, write in ways]
+    every = await asyncio.gather(*map(one_way, sites))
+    for way, stuck in zip(ways, every, strict=True):
         print(*way, f"{stuck.count(False)} of {len(stuck)} did not stick")
-        assert len(stuck) == browsers * times
-        assert stuck.count(False) <= 1
+    at_most_one_in_300_does_not_stick(list(itertools.chain(*every)), browsers * times * len(ways))
 
 
 def virtual_log_ins(write: Write, seed: int, *, browsers: int, times: int) -> list[bool]:
@@ -408,8 +410,13 @@ def test_log_ins_stick_over_slow_networks(write: Write, caplog: pytest.LogCaptur
     caplog.set_level(logging.ERROR, "mongosession")  # polls that a log-in overtook drop their writes, with a warning
     stuck = virtual_log_ins(write, 1, browsers=100, times=3)
     print(f"{stuck.count(False)} of {len(stuck)} did not stick")
-    assert len(stuck) == 300
-    assert stuck.count(False) <= 1
+    at_most_one_in_300_does_not_stick(stuck, 300)
+
+
+def at_most_one_in_300_does_not_stick(stuck: Sequence[bool], of: int) -> None:
+    """An answer that left the server just before the log-in's may arrive just after it: nobody can help that."""
+    assert len(stuck) == of
+    assert stuck.count(False) <= max(1, of // 300)
 
 
 # ------------------------------------------------------------------------------------------------------ forged cookies
