@@ -21,8 +21,8 @@ from mongosession_wsgi import SessionMiddleware
 class MongoSessions(SessionInterface):
     """Hands Flask the session that the middleware opened; the middleware commits it."""
 
-    def open_session(self, app: flask.Flask, request: flask.Request) -> SessionMixin:
-        session: SessionMixin = request.environ["mongosession"]
+    def open_session(self, app: flask.Flask, request: flask.Request) -> SessionMixin | None:
+        session: SessionMixin | None = request.environ.get("mongosession")  # None on skipped routes: empty, read-only
         return session
 
     def save_session(self, app: flask.Flask, session: SessionMixin, response: flask.Response) -> None:

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import flask
 import httpx
 import pytest
 from starlette.testclient import TestClient
@@ -89,6 +90,15 @@ async def test_flask() -> None:
             assert (await http.get(address, headers=cookie)).text == "visit 2"
             assert "Set-Cookie" in (await http.post(f"{address}/login/ann", headers=cookie)).headers
             assert (await http.get(address, headers=cookie)).text == "visit 1"  # a token from before the log-in
+
+
+def test_flask_without_a_session() -> None:
+    """What a route sees that the middleware skips: Flask opens a session for every request, come what may."""
+    app = application("flask_app")
+    app.wsgi_app = app.wsgi_app.app
+    app.add_url_rule("/health", view_func=lambda: f"session: {dict(flask.session)}", endpoint="health")
+    answer = app.test_client().get("/health")
+    assert (answer.status_code, answer.text) == (200, "session: {}")
 
 
 async def test_own_framework() -> None:
