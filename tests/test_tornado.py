@@ -17,6 +17,7 @@ from tornado import gen, httputil, netutil, web
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
+from tornado.template import DictLoader
 from tornado.websocket import WebSocketClientConnection, WebSocketHandler, websocket_connect
 
 from mongosession import Event, EventKind, MemoryStore, MongoStore, Session, SessionEngine, StoreUnavailable
@@ -752,6 +753,33 @@ async def test_an_outage_at_the_opening_is_a_503(
     assert "no primary" in caplog.text
     world.fail()
     assert await visitor.read() == {"tea": "1"}
+
+
+@with_session
+class ErrorPage(Handler):
+    """A template always asks who the current user is."""
+
+    def get_current_user(self) -> str | None:
+        session = getattr(self, "session", None)
+        return None if session is None else session.subject
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        self.write(self.render_string("error.html", status=status_code))
+
+    def get(self) -> None:
+        self.session.renew(subject="ann")
+        raise web.HTTPError(404)
+
+
+async def test_an_error_page_may_come_before_the_session(world: World) -> None:
+    """That of an unknown method, of a failed XSRF check, of an outage."""
+    templates = DictLoader({"error.html": "sorry, {{ status }}, {{ current_user or 'whoever you are' }}"})
+    visitor = world.serve(("/page", ErrorPage), template_loader=templates, xsrf_cookies=True)
+    assert (await visitor.ask("/page")).text == "sorry, 404, ann"
+    pages = [(await visitor.ask("/page", method)).text for method in ("POST", "OPTIONS")]
+    world.fail("load")
+    pages.append((await visitor.ask("/page")).text)
+    assert pages == [f"sorry, {status}, whoever you are" for status in (403, 405, 503)]
 
 
 async def test_a_route_may_go_on_without_the_database(world: World) -> None:
