@@ -120,8 +120,9 @@ class Server:
 
 
 class Careless(Server):
-    """The habits of 2011, to compare with: whoever holds one of the newest tokens gets a newer one, the rotation is
-    written as the request comes in, and its token is sent when the handler has finished, whatever happened meanwhile.
+    """Habits of 2011, put together to compare with; nobody's code. Whoever holds one of the newest tokens gets a newer
+    one, the rotation is written as the request comes in, and its token is sent when the handler has finished, whatever
+    happened meanwhile.
     """
 
     def __init__(self, rotation: Rotation, random_bytes: Callable[[int], bytes]) -> None:
@@ -476,7 +477,7 @@ HONEST = {
         late=0.02, lost=0.2, slow=0.01, use=MINUTE
     ),
 }
-"""Nobody copied anything, and messages are late by no more than ``grace``: none of this may be refused."""
+"""Nobody copied anything: none of this should be refused. (The last can exceed ``grace``: 9 of 8,000 hours, at 5 s.)"""
 
 OVER_GRACE = {"2 % of messages 5-55 s late each way, always active": Situation(late=0.02)}
 """Two late messages in a row are up to 110 s of activity: more than ``grace``."""
