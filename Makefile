@@ -47,13 +47,13 @@ $(BIN)/python:
 
 # Holds what the demo needs, too.
 .venv/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable ".[motor,starlette,tornado]" --group dev
+	$(BIN)/pip install --quiet --editable ".[cli,motor,starlette,tornado]" --group dev
 	@touch $@ .venv/.demo
 
 .venv-oldest/.done: pyproject.toml | $(BIN)/python
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet --upgrade "pip>=25.1"
-	.venv-oldest/bin/pip install --quiet --editable ".[motor,starlette,tornado]" --group oldest
+	.venv-oldest/bin/pip install --quiet --editable ".[cli,motor,starlette,tornado]" --group oldest
 	@touch $@
 
 # ------------------------------------------------------------------------------------------------- the system packages
