@@ -1,11 +1,14 @@
 """What applications test their sessions with, and what this library's own tests use.
 
-Time stands until advanced, chance is seeded, a browser is a cookie jar whose requests can overtake each other:
+Time stands until advanced, chance is seeded, sessions live in memory, and a cookie of a logged-in user is one line:
 
-    clock = HandClock()
-    engine = SessionEngine(MemoryStore(), keys=["k" * 32], clock=clock, random=seeded(1))
-    browser = Browser(engine, clock)
+    engine = MemoryEngine(timeouts=Timeouts(idle=900))
+    cookie = engine.logged_in("user:42")          # "__Host-session=A...", a Cookie header; no request was made
+    engine.clock.advance(900)                     # it is 15 minutes later
 
+A browser is a cookie jar whose requests can overtake each other:
+
+    browser = Browser(engine, engine.clock)
     async with browser.visit() as session:        # one request, answered
         session["basket"] = ["tea"]
 
@@ -17,17 +20,32 @@ Time stands until advanced, chance is seeded, a browser is a cookie jar whose re
     await quick.answer()                          # this answer is lost: it is never delivered
 """
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Literal
 
 from mongosession.engine import SessionEngine
+from mongosession.events import Event, EventKind
+from mongosession.memory import MemoryStore
 from mongosession.mongo import CommandCounter
 from mongosession.session import Session
 from mongosession.store import Changes, Record, Stamp, Store
 
-__all__ = ["Browser", "CommandCounter", "CountingStore", "Exchange", "HandClock", "Jar", "seeded"]
+__all__ = [
+    "Browser",
+    "CommandCounter",
+    "CountingStore",
+    "Events",
+    "Exchange",
+    "HandClock",
+    "Jar",
+    "MemoryEngine",
+    "logged_in",
+    "seeded",
+]
 
 Around = Callable[[str], AbstractAsyncContextManager[object]]
 """What ``CountingStore`` enters around a call, by the call's name."""
@@ -56,6 +74,42 @@ class HandClock:
 def seeded(seed: int) -> Callable[[int], bytes]:
     """A source of bytes that repeats itself: ``SessionEngine(random=seeded(1))``. For tests alone."""
     return random.Random(seed).randbytes  # noqa: S311  # repeatable is what it is for
+
+
+class Events(list[Event]):
+    """What happened, in its order: ``SessionEngine(on_event=Events())``. A list, to be looked through or cleared."""
+
+    def __call__(self, event: Event) -> None:
+        """Take down an event."""
+        self.append(event)
+
+    @property
+    def kinds(self) -> list[EventKind]:
+        """The kinds alone; they equal their words: ``events.kinds == ["created", "rotated"]``."""
+        return [event.kind for event in self]
+
+
+async def logged_in(engine: SessionEngine, subject: str, data: Mapping[str, Any] | None = None) -> str:
+    """A new session of a user who has just logged in, made past the application: no request, no password.
+
+    Args:
+        engine: the application's own, or one over the same store with the same keys and cookie.
+        subject: whose session: what the application's log-in gives to ``renew``.
+        data: what the session holds, None for nothing.
+
+    Returns:
+        The Cookie header that opens it: ``name=token``.
+
+    Raises:
+        DataError: the data cannot be stored.
+        ValueError: the subject makes no sense; see ``Session.renew``.
+        StoreUnavailable: the database did not answer within the deadline.
+    """
+    session = await engine.open(None)
+    session.update(data or {})
+    session.renew(subject=subject)
+    headers = await engine.commit(session)
+    return next(value for name, value in headers if name == "Set-Cookie").partition(";")[0]
 
 
 class Jar:
@@ -226,6 +280,16 @@ class CountingStore:
         async with self._call("update"):
             return await self._store.update(id, changes, epoch=epoch, subject=subject)
 
+    async def pop(self, id: bytes, name: str, *, epoch: int) -> bytes | None:
+        """See ``Store.pop``."""
+        async with self._call("pop"):
+            return await self._store.pop(id, name, epoch=epoch)
+
+    async def set_default(self, id: bytes, name: str, value: Any, *, epoch: int) -> bytes | None:
+        """See ``Store.set_default``."""
+        async with self._call("set_default"):
+            return await self._store.set_default(id, name, value, epoch=epoch)
+
     async def find(self, subject: str | None = None) -> AsyncIterator[Record]:
         """See ``Store.find``."""
         async with self._call("find"):
@@ -236,3 +300,29 @@ class CountingStore:
     def _call(self, name: str) -> AbstractAsyncContextManager[object]:
         self.calls.append(name)
         return self.around(name)
+
+
+class MemoryEngine(SessionEngine):
+    """An engine for tests: sessions in memory, a clock moved by hand, seeded chance, a key of its own. It belongs to no
+    event loop: an application may use it on its own one while a synchronous test uses it too.
+
+    Args:
+        clock: default a new ``HandClock``.
+        settings: arguments of ``SessionEngine``, apart from the store.
+
+    Attributes:
+        clock: ``engine.clock.advance(60)``.
+        store: counts its calls and has bad days on request, see ``CountingStore``.
+    """
+
+    store: CountingStore
+
+    def __init__(self, *, clock: HandClock | None = None, **settings: Any) -> None:
+        self.clock = clock or HandClock()
+        defaults: dict[str, Any] = {"keys": ["k" * 32], "random": seeded(1)}
+        super().__init__(CountingStore(MemoryStore()), clock=self.clock, **(defaults | settings))
+
+    def logged_in(self, subject: str, data: Mapping[str, Any] | None = None) -> str:
+        """As ``logged_in``, for synchronous and asynchronous tests alike: it waits."""
+        with ThreadPoolExecutor(1) as pool:  # on a loop of its own: the caller's may be running, or there is none
+            return pool.submit(asyncio.run, logged_in(self, subject, data)).result()
