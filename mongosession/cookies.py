@@ -25,15 +25,18 @@ def read(headers: str | Sequence[str] | None, name: str) -> list[str]:
     return values
 
 
-def render(cookie: Cookie, value: str, max_age: int) -> str:
+def render(cookie: Cookie, value: str, max_age: int, persistent: bool | None = None) -> str:
     """The Set-Cookie header's value.
 
     Args:
         cookie: name and attributes.
         value: the token's text.
         max_age: seconds until the session's absolute end; capped at 400 days, sent only where the cookie is persistent.
+        persistent: whether it is, where the session says so itself.
     """
-    age = f"; Max-Age={min(max_age, MAX_COOKIE_AGE)}" if cookie.persistent else ""
+    if persistent is None:
+        persistent = cookie.persistent
+    age = f"; Max-Age={min(max_age, MAX_COOKIE_AGE)}" if persistent else ""
     return f"{cookie.name}={value}{age}{_attributes(cookie)}"
 
 

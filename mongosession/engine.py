@@ -8,9 +8,9 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from mongosession import cookies
 from mongosession.errors import DataError, DeltaRefused, SessionError, StoreError, StoreUnavailable
@@ -18,16 +18,18 @@ from mongosession.events import Event, EventKind, Verdict
 from mongosession.http import is_public
 from mongosession.keys import KeyRing, Role
 from mongosession.logs import log, logger
-from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, plan
+from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, plan, too_large
 from mongosession.policy import Cookie, Rotation, Timeouts
 from mongosession.rotation import Judgement, expiry, judge
 from mongosession.session import Session, tracker
-from mongosession.store import COPIED, REVOKED, Record, Stamp, Store
+from mongosession.store import COPIED, REVOKED, SURPLUS, Record, Stamp, Store
 from mongosession.tokens import Presented, Token, TokenCodec, session_id
-from mongosession.tracker import Owed, State, Tracker
-from mongosession.values import decode_name
+from mongosession.tracker import Calls, Owed, State, Tracker
+from mongosession.values import EMPTY, decode_name, encode, encode_name, load, prepare
 
 Headers = list[tuple[str, str]]
+
+_Result = TypeVar("_Result")
 
 MAX_DATA = 64 * 1024
 
@@ -46,6 +48,8 @@ class SessionEngine:
         cookie: the cookie's name and attributes.
         max_data: bytes of BSON that a session's data may have, default 64 KiB. Every request reads them all; MongoDB
             itself ends at 16 MiB.
+        max_sessions: how many sessions a subject may have; None (default): any number. Judged at each log-in: the
+            oldest log-ins beyond it end. It costs a log-in one more read, and a write for each session that ends.
         write: ``"before_response"`` (default): what a request stored is in the database before its answer leaves, so
             the next request reads it. ``"after_response"``: writes whose response carries no token come after the
             headers: less latency, and a redirect may overtake its write; a write that fails then is an event only.
@@ -67,6 +71,7 @@ class SessionEngine:
         timeouts: Timeouts = Timeouts(),  # noqa: B008
         cookie: Cookie = Cookie(),  # noqa: B008
         max_data: int = MAX_DATA,
+        max_sessions: int | None = None,
         write: Literal["before_response", "after_response"] = "before_response",
         on_event: Callable[[Event], object] | None = None,
         clock: Callable[[], float] = time.time,
@@ -78,15 +83,19 @@ class SessionEngine:
             raise ValueError(
                 f"max_data is {max_data!r}; it must be 1 to 15 MiB in bytes: a document of MongoDB ends at 16 MiB"
             )
+        if max_sessions is not None and (isinstance(max_sessions, bool) or not max_sessions >= 1):
+            raise ValueError(f"max_sessions is {max_sessions!r}; it must be at least 1, or None for any number")
         self.store = store
         self.cookie = cookie
         self.terms = Terms(rotation, timeouts, max_data)
         self._codec = TokenCodec(KeyRing(keys, next_keys), cookie.name)
+        self._max_sessions = max_sessions
         self._write = write
         self._on_event = on_event
         self._clock = clock
         self._random = random
-        self._under_way: set[asyncio.Task[Owed]] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._calls = Calls(self._save, self._pop_once, self._set_default)
 
     async def setup(self) -> None:
         """Make the store ready (indexes). Safe to call at every start, from every process.
@@ -144,7 +153,7 @@ class SessionEngine:
         if judged.verdict is Verdict.COPIED or judged.verdict is Verdict.LATE or judged.fell_back:
             return await self._open_oddly(judged, record, token, role, tokens)
         held = record if judged.verdict is not Verdict.ENDED else None
-        return self._session(Tracker(judged, record=held, token=token, resign=role is Role.OLD, tokens=tokens))
+        return self._session(Tracker(judged, record=held, token=token, resend=role is Role.OLD, tokens=tokens))
 
     async def commit(
         self, session: Session, *, status: int = 200, cache_control: str | None = None, sent: bool = False
@@ -233,6 +242,57 @@ class SessionEngine:
         await self._commit(session, about, sent=about.answered, early=not about.answered)
         return about.record is not None
 
+    async def _pop_once(self, session: Session, key: str, default: Any) -> Any:
+        about = tracker(session)
+        record = await self._asked(session, about, key)
+        if record is None:
+            return session.pop(key, default)
+        if not about.answered and key not in session:
+            return default
+        present = await self._at_once(about, self.store.pop(record.id, encode_name(key), epoch=record.epoch))
+        about.learn(session, key, EMPTY)
+        if present is None:
+            about.record = None  # it was renewed or has ended meanwhile
+        return load(present or EMPTY).get(key, default)
+
+    async def _set_default(self, session: Session, key: str, value: Any) -> Any:
+        about = tracker(session)
+        record = await self._asked(session, about, key)
+        if record is None or (not about.answered and key in session):
+            return session.setdefault(key, value)
+        prepared = prepare(key, value)
+        encoding = encode(key, prepared)
+        if (size := about.size_with(encoding)) > self.terms.max_data:
+            raise too_large(key, encoding, size, self.terms.max_data)
+        call = self.store.set_default(record.id, encode_name(key), prepared, epoch=record.epoch)
+        try:
+            present = await self._at_once(about, call)
+        except DeltaRefused as error:
+            raise DataError(f"session[{key!r}] was not stored: {error}", key) from None
+        if present is None:
+            about.record = None  # the value is dropped at the commit, with an event
+            session[key] = value
+        else:
+            about.learn(session, key, present)
+        return session[key]
+
+    async def _asked(self, session: Session, about: Tracker, key: str) -> Record | None:
+        """The session to ask at once, or None where this request's own value counts."""
+        session.mark_accessed()
+        await self._quiet(about)
+        if about.answered:
+            await self._refresh(about, self._now())
+        return None if about.differs(session, key) else about.record
+
+    async def _at_once(self, about: Tracker, call: Coroutine[Any, Any, bytes | None]) -> bytes | None:
+        about.pending = task = self._start(call)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.add_done_callback(self._orphaned)
+            raise
+        return task.result()
+
     async def _quiet(self, about: Tracker) -> None:
         """Wait until no write of the session is under way: they keep their order."""
         while about.pending is not None and not about.pending.done():
@@ -249,8 +309,8 @@ class SessionEngine:
         early: bool = False,
     ) -> Headers:
         now = self._now()
-        if sent and about.record is not None and now >= expiry(about.record, self.terms.timeouts):
-            await self._refresh(about, about.record, now)
+        if sent:
+            await self._refresh(about, now)
         await self._quiet(about)
         decided = plan(
             session, self.terms, now=now, random=self._random, status=status, public=public, sent=sent, early=early
@@ -273,7 +333,7 @@ class SessionEngine:
         if early:
             return []
         about.owed = None
-        return headers + self._cookie(cookie)
+        return headers + self._cookie(cookie, about.record)
 
     async def _see_through(self, session: Session, decided: Plan, about: Tracker, before: State | None) -> Owed:
         """Do what was decided, and leave the session as that went: also where the caller is cancelled meanwhile."""
@@ -287,8 +347,24 @@ class SessionEngine:
             raise
         if decided.instead is not None and about.record is decided.instead.record:
             about.start_over(session)
+        if decided.logs_in and about.record is not None:
+            await self._limit(about.record)
         about.owed = cookie or about.owed
         return cookie
+
+    async def _limit(self, record: Record) -> None:
+        """After a log-in: the oldest sessions of its subject beyond the limit end. All requests take the same order, so
+        that log-ins at the same moment end the same sessions and not each other."""
+        if self._max_sessions is None or record.subject is None:
+            return
+        now = self._now()
+        try:
+            found = [each async for each in self.store.find(record.subject)]
+            living = [each for each in found if now < expiry(each, self.terms.timeouts)]
+            for each in sorted(living, key=lambda each: (each.created_at, each.id))[: -self._max_sessions]:
+                await self._revoke(each.id, SURPLUS, subject=record.subject)
+        except StoreError as error:  # the log-in stands; the next one makes up for it
+            self._emit(Event(EventKind.STORE_FAILED, record.id.hex(), record.subject, reason=str(error)))
 
     async def _finish(self, work: Coroutine[Any, Any, Owed], about: Tracker, headers: Headers) -> Owed:
         """Wait for a commit that runs to its end whatever happens to the caller."""
@@ -304,8 +380,11 @@ class SessionEngine:
             task.add_done_callback(self._orphaned)
             raise
 
-    async def _refresh(self, about: Tracker, record: Record, now: float) -> None:
-        """A connection has outlived what is known of its session: other requests may have kept it alive, or not."""
+    async def _refresh(self, about: Tracker, now: float) -> None:
+        """A connection may have outlived what is known of its session: other requests may have prolonged it, or not."""
+        record = about.record
+        if record is None or now < expiry(record, self.terms.timeouts):
+            return
         present = await self.store.load(record.id)
         alive = present is not None and present.epoch == record.epoch and now < expiry(present, self.terms.timeouts)
         about.record = present if alive else None
@@ -314,7 +393,7 @@ class SessionEngine:
         return int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
 
     def _session(self, about: Tracker) -> Session:
-        about.save = self._save
+        about.calls = self._calls
         return Session(about)
 
     def _presented(self, values: list[str], now: float) -> list[Presented]:
@@ -334,7 +413,7 @@ class SessionEngine:
         kind = EventKind.FELL_BACK if judged.fell_back else EventKind(judged.verdict)
         self._emit(Event(kind, record.id.hex(), record.subject, judged.behind))
         if judged.fell_back:
-            return self._session(Tracker(judged, record=record, token=token, resign=role is Role.OLD, tokens=tokens))
+            return self._session(Tracker(judged, record=record, token=token, resend=role is Role.OLD, tokens=tokens))
         revoked = False
         if judged.verdict is Verdict.COPIED and self.terms.rotation.on_copied == "revoke":
             try:
@@ -350,14 +429,14 @@ class SessionEngine:
         self._emit(Event(EventKind.REVOKED, id.hex(), subject, reason=reason))
         return True
 
-    def _start(self, work: Coroutine[Any, Any, Owed]) -> asyncio.Task[Owed]:
+    def _start(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
         """Run in a task of its own: neither a disconnect nor a cancel scope around the request reaches it."""
         task = asyncio.get_running_loop().create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return task
 
-    def _orphaned(self, task: asyncio.Task[Owed]) -> None:
+    def _orphaned(self, task: asyncio.Task[Any]) -> None:
         """The caller was cancelled: an error of its commit has nobody else to go to."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._emit(Event(EventKind.STORE_FAILED, reason=f"after the request was cancelled: {error}"))
@@ -431,7 +510,9 @@ class SessionEngine:
         changes = update.changes._replace(data=None)
         if changes.raised and "epoch" not in changes.put:
             alone = decided._replace(essential=False, difference=None)
-            refusal.headers = self._cookie(await self._update(alone, update._replace(changes=changes), about))
+            refusal.headers = self._cookie(
+                await self._update(alone, update._replace(changes=changes), about), about.record
+            )
         return refusal
 
     async def _unmatched(self, decided: Plan, about: Tracker) -> Owed:
@@ -457,14 +538,15 @@ class SessionEngine:
             return None
         return offer.token
 
-    def _cookie(self, owed: Owed) -> Headers:
+    def _cookie(self, owed: Owed, record: Record | None) -> Headers:
         if owed is None:
             return []
         if owed == "removal":
             value = cookies.remove(self.cookie)
         else:
             max_age = max(0, int(owed.deadline - self._clock()))
-            value = cookies.render(self.cookie, self._codec.write(owed), max_age)
+            persistent = None if record is None else record.persistent
+            value = cookies.render(self.cookie, self._codec.write(owed), max_age, persistent)
         return [("Set-Cookie", value), ("Cache-Control", "no-store")]
 
     def _emit(self, event: Event) -> None:
@@ -485,6 +567,7 @@ class SessionInfo(NamedTuple):
         created_at: when it was created, or its subject last set (UTC).
         seen_at: when it was last used (UTC), exact to a tenth of the idle timeout.
         expires_at: when it ends if nobody uses it again (UTC).
+        description: what ``Session.describe`` recorded. Some of it may come from the client: escape it in pages.
     """
 
     id: str
@@ -492,6 +575,7 @@ class SessionInfo(NamedTuple):
     created_at: datetime
     seen_at: datetime
     expires_at: datetime
+    description: Mapping[str, str]
 
     @classmethod
     def of(cls, record: Record, timeouts: Timeouts) -> "SessionInfo":
@@ -502,6 +586,7 @@ class SessionInfo(NamedTuple):
             datetime.fromtimestamp(record.created_at, UTC),
             datetime.fromtimestamp(record.seen_at, UTC),
             datetime.fromtimestamp(expiry(record, timeouts), UTC),
+            record.description or {},
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mongosession.errors import DeltaRefused, StoreError
 from mongosession.store import ENDED, Changes, Record, Stamp
-from mongosession.values import Delta, dump, load_names, without, without_twins
+from mongosession.values import EMPTY, Delta, dump, load_names, without, without_twins
 
 _SWEEP = 1024
 
@@ -48,6 +48,29 @@ class MemoryStore:
         updated = apply(record, changes)
         self._records[id] = updated
         return Stamp(updated.epoch, updated.generation) if changes.confirm else True
+
+    async def pop(self, id: bytes, name: str, *, epoch: int) -> bytes | None:
+        """See ``Store.pop``."""
+        record = self._records.get(id)
+        if record is None or record.epoch != epoch:
+            return None
+        data = load_names(record.data)
+        if name not in data:
+            return EMPTY
+        value = data.pop(name)
+        self._records[id] = record._replace(data=dump(data))
+        return dump({name: value})
+
+    async def set_default(self, id: bytes, name: str, value: Any, *, epoch: int) -> bytes | None:
+        """See ``Store.set_default``."""
+        record = self._records.get(id)
+        if record is None or record.epoch != epoch:
+            return None
+        data = load_names(record.data)
+        if name not in data:
+            data[name] = value
+            self._records[id] = record._replace(data=dump(data))
+        return dump({name: data[name]})
 
     async def find(self, subject: str | None = None) -> AsyncIterator[Record]:
         """See ``Store.find``."""

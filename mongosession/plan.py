@@ -9,7 +9,7 @@ The rules are those of the protocol's "Writing", "Renewal" and "Ending":
 - The cookie is deleted by ``destroy`` alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mongosession.errors import DataError
@@ -19,7 +19,7 @@ from mongosession.rotation import expiry
 from mongosession.session import Session, tracker
 from mongosession.store import DESTROYED, ENDED, Changes, Record, Stamp
 from mongosession.tokens import EPOCH_BYTES, SID_BYTES, Token, deadline, session_id
-from mongosession.tracker import Difference, Renewal, Tracker
+from mongosession.tracker import Difference, Life, Renewal, Tracker
 from mongosession.values import EMPTY, Delta, dump
 
 AFTER_LATENESS = 300.0
@@ -94,6 +94,11 @@ class Plan(NamedTuple):
         return self.update is None and self.offer is None and self.end is None and self.create is None
 
     @property
+    def logs_in(self) -> bool:
+        """Whether it gives a session to a subject."""
+        return self.instead is not None or (self.create is not None and self.create.record.subject is not None)
+
+    @property
     def postponable(self) -> bool:
         """Whether it may wait until the response is gone: a write of data or a touch that brings no token."""
         return self.update is not None and self.offer is None and self.end is None and self.create is None
@@ -138,6 +143,8 @@ def plan(
         delta=delta,
         keys=difference.keys if difference is not None else (),
         renewal=about.intent if isinstance(about.intent, Renewal) and status < 500 else None,
+        life=about.life if status < 500 else None,
+        description=about.description if status < 500 else None,
     )
     if about.intent == "destroy":
         decided = _end(about, case)
@@ -164,18 +171,25 @@ class _Case(NamedTuple):
     delta: Delta | None
     keys: tuple[str, ...]
     renewal: Renewal | None
+    life: Life | None
+    description: Mapping[str, str] | None
 
 
 def _measured(about: Tracker, session: Session, max_data: int) -> Difference:
     difference = about.compare(session)
     if difference.grown and difference.size > max_data:
         key = max(difference.keys, key=lambda key: len(difference.encodings.get(key, b"")))
-        raise DataError(
-            f"the session's data would take {difference.size} bytes, {len(difference.encodings[key])} of them "
-            f"session[{key!r}]; the limit is {max_data} (SessionEngine(max_data=...))",
-            key,
-        )
+        raise too_large(key, difference.encodings[key], difference.size, max_data)
     return difference
+
+
+def too_large(key: str, encoding: bytes, size: int, max_data: int) -> DataError:
+    """What is raised where a value would take the data over the limit."""
+    return DataError(
+        f"the session's data would take {size} bytes, {len(encoding)} of them session[{key!r}]; the limit is "
+        f"{max_data} (SessionEngine(max_data=...))",
+        key,
+    )
 
 
 def _end(about: Tracker, case: _Case) -> Plan:
@@ -205,7 +219,11 @@ def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Pla
     created_at = case.now if renewal.logs_in else record.created_at
     epoch = _epoch(case.random, other_than=record.epoch)
     renewed = record._replace(created_at=created_at, seen_at=case.now)
+    if record.subject not in (None, renewal.subject):  # what one subject chose does not bind the next
+        renewed = renewed._replace(idle=None, persistent=None)
+    renewed = _shaped(renewed, case)
     put = {
+        **_differing(renewed, record),
         "epoch": epoch,
         "generation": 0,
         "created_at": created_at,
@@ -243,7 +261,7 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
         events = _forced(case)
     elif case.may_send and about.token is not None:
         generation = judged.offer
-        if generation is None and about.resign and judged.verdict is Verdict.CURRENT:
+        if generation is None and (about.resend or about.reshapes_cookie) and judged.verdict is Verdict.CURRENT:
             generation = about.token.generation
         if generation is not None:
             until = deadline(record.created_at, terms.timeouts.absolute)
@@ -255,10 +273,16 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
     if seen_at - record.seen_at >= idle / TOUCHES:
         raised["seen_at"] = seen_at
         raised["expires_at"] = expiry(record._replace(seen_at=seen_at), terms.timeouts)
+    shaped = _shaped(record, case)
+    put |= _differing(shaped, record)
+    if shaped.idle != record.idle:  # it may be shorter than before
+        raised["seen_at"] = seen_at
+        raised.pop("expires_at", None)
+        put["expires_at"] = expiry(shaped._replace(seen_at=max(seen_at, record.seen_at)), terms.timeouts)
     update = None
     if raised or put or case.delta is not None:
         update = Update(record.id, record.epoch, Changes(raised, put, case.delta, confirm=offer is not None))
-    return Plan(update=update, offer=offer, essential=case.delta is not None, events=events)
+    return Plan(update=update, offer=offer, essential=case.delta is not None or shaped != record, events=events)
 
 
 def _begin(about: Tracker, case: _Case) -> Plan:
@@ -286,11 +310,28 @@ def _creation(case: _Case, data: dict[str, Any], subject: str | None) -> Creatio
         renewed_at=now,
         rotated_at=now,
         seen_at=now,
-        expires_at=now + timeouts.idle,
+        expires_at=now,
         data=dump(data) if data else EMPTY,
         subject=subject,
     )
+    record = _shaped(record, case)
+    record = record._replace(expires_at=expiry(record, timeouts))
     return Creation(record, Token(sid, record.epoch, 0, deadline(now, timeouts.absolute)))
+
+
+def _shaped(record: Record, case: _Case) -> Record:
+    """A session with the life and the description that the handler asked for."""
+    if case.life is not None:
+        record = record._replace(idle=case.life.idle, persistent=case.life.persistent)
+    if case.description is not None:
+        record = record._replace(description=case.description or None)
+    return record
+
+
+def _differing(record: Record, before: Record) -> dict[str, Any]:
+    """Those of these fields that are not as they were."""
+    fields = {"idle": record.idle, "persistent": record.persistent, "description": record.description}
+    return {name: value for name, value in fields.items() if value != getattr(before, name)}
 
 
 def ending(reason: str, *, now: float, rotation: Rotation) -> Changes:
@@ -303,7 +344,8 @@ def ending(reason: str, *, now: float, rotation: Rotation) -> Changes:
         rotation: its lateness counts.
     """
     expires_at = now + rotation.lateness + AFTER_LATENESS
-    put = {"epoch": ENDED, "renewed_at": now, "expires_at": expires_at, "subject": None, "reason": reason}
+    put = {"epoch": ENDED, "renewed_at": now, "expires_at": expires_at, "reason": reason}
+    put |= {"subject": None, "description": None}
     return Changes(put=put, data=Delta(replace={}), durable=True)
 
 

@@ -9,16 +9,24 @@ import re
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from datetime import UTC, datetime
 from enum import Enum
+from math import inf
 from typing import Any, Final, NoReturn, Self
 
 from mongosession.errors import DataError
 from mongosession.events import Verdict
-from mongosession.tracker import Operator, Renewal, Tracker
+from mongosession.tracker import Calls, Life, Operator, Renewal, Tracker
 from mongosession.values import encode, prepare, without, without_twins
 
 MAX_SUBJECT = 512
 """Characters of a subject: it is an identifier, and indexed."""
 
+MAX_DETAILS = 8
+MAX_DETAIL = 256
+MAX_DETAIL_NAME = 64
+"""Limits of ``describe``: some of it comes from the client, and it is not for him to say how large a document is."""
+
+_NO_UTF8 = re.compile("[\ud800-\udfff]")
+_NO_DETAIL = re.compile("[.$\0\ud800-\udfff]")
 _NO_SUBJECT = re.compile("[\0\ud800-\udfff]")  # what UTF-8 cannot hold would fail at the commit only
 
 
@@ -138,6 +146,54 @@ class Session(dict[str, Any]):
         self._tracker.start_empty(self)
         self._tracker.intent = "destroy"
 
+    # What the session keeps about itself, beside the data. Alone it begins no session.
+
+    def set_expiry(self, *, idle: float | None = None, persistent: bool | None = None) -> None:
+        """Give this session a life of its own: "remember me", or a short one for a terminal in a public place. The
+        absolute timeout holds as well. It stays until it is set anew, or the session goes over to another subject.
+
+        Args:
+            idle: seconds without a request after which it ends; None: ``Timeouts.idle``.
+            persistent: whether its cookie outlives the browser; None: ``Cookie.persistent``.
+
+        Raises:
+            ValueError: idle is no number of seconds above 0.
+            TypeError: persistent is none of True, False and None.
+        """
+        if idle is not None and (isinstance(idle, bool) or not isinstance(idle, int | float) or not 0 < idle < inf):
+            raise ValueError(f"set_expiry(idle={idle!r}): it must be a number of seconds above 0, or None")
+        if not isinstance(persistent, bool | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"set_expiry(persistent={persistent!r}): it must be True, False or None")
+        self._tracker.life = Life(None if idle is None else float(idle), persistent)
+
+    def describe(self, **details: str | None) -> None:
+        """Record what tells this session from the others of its subject, for a list of "your devices"; it replaces what
+        was recorded before, and costs a write only where it differs::
+
+            session.describe(user_agent=request.headers.get("user-agent"), address=request.client.host)
+
+        Args:
+            details: up to 8 short texts. Each is cut after 256 characters; None and empty ones are left out.
+
+        Raises:
+            ValueError: more than 8 details, or a name of over 64 characters or with one of ``.``, ``$`` and NUL.
+            TypeError: a detail is no text.
+        """
+        if len(details) > MAX_DETAILS:
+            raise ValueError(f"describe() with {len(details)} details; it takes at most {MAX_DETAILS}")
+        for name, text in details.items():
+            if not 0 < len(name) <= MAX_DETAIL_NAME or _NO_DETAIL.search(name):
+                raise ValueError(
+                    f"describe({name!r}=...): a name must have 1 to {MAX_DETAIL_NAME} characters, without . $ and NUL"
+                )
+            if text is not None and not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"describe({name}={text!r}): a detail must be a str")
+        self._tracker.description = {
+            name: _NO_UTF8.sub("\N{REPLACEMENT CHARACTER}", str.__str__(text[:MAX_DETAIL]))
+            for name, text in details.items()
+            if text
+        }
+
     async def save(self) -> bool:
         """Write now what has changed: in streams, on WebSockets, in background work, as often as needed. Nothing
         changed, nothing is written. Before the response's headers are gone, a session that begins or is renewed here
@@ -151,10 +207,44 @@ class Session(dict[str, Any]):
             DataError: the session holds what cannot be stored; nothing of it was written.
             StoreUnavailable: the database did not answer within the deadline.
         """
-        save = self._tracker.save
-        if save is None:
+        return await self._calls().save(self)
+
+    async def pop_once(self, key: str, default: Any = None) -> Any:
+        """Take a value out of the session at once, so that exactly one of many parallel requests gets it: a one-time
+        token, a flash message. One command, acknowledged by a majority; none where the request read no such value. A
+        value that this request itself has set is simply popped.
+
+        Unlike other changes it is done now, and stays done whatever becomes of the response. Where the database does
+        not answer, it may have been done (and nobody gets the value), or not.
+
+        Returns:
+            The value, or the default: there was none, another request got it, or the session has ended.
+
+        Raises:
+            DataError: an atomic operator was used on the key in this request.
+            StoreUnavailable: the database did not answer within the deadline.
+        """
+        return await self._calls().pop_once(self, key, default)
+
+    async def set_default(self, key: str, value: Any = None) -> Any:
+        """Set a value at once unless there is one: of many parallel requests the first one wins, and all get its value.
+        One command, acknowledged by a majority; none where the request read a value already. Where the request holds no
+        stored session it is ``setdefault``: nobody else can have written there.
+
+        Returns:
+            The value that the session holds.
+
+        Raises:
+            DataError: the value cannot be stored, or an atomic operator was used on the key in this request.
+            StoreUnavailable: the database did not answer within the deadline.
+        """
+        return await self._calls().set_default(self, key, value)
+
+    def _calls(self) -> Calls:
+        calls = self._tracker.calls
+        if calls is None:
             raise RuntimeError("this session does not come from SessionEngine.open")
-        return await save(self)
+        return calls
 
     # Atomic operators: written as such, so that parallel requests lose nothing; mirrored at once in the dictionary.
 

@@ -15,6 +15,7 @@ ENDED = -1
 DESTROYED = "destroyed"
 REVOKED = "revoked"
 COPIED = "copied"
+SURPLUS = "surplus"
 
 
 class Record(NamedTuple):
@@ -32,7 +33,9 @@ class Record(NamedTuple):
         data: the session's data as BSON, names encoded.
         subject: whom it belongs to, or None.
         idle: an idle timeout of its own in seconds, or None.
-        reason: why it ended (``DESTROYED``, ``REVOKED`` or ``COPIED``), or None while it lives.
+        persistent: whether its cookie outlives the browser, or None: as the engine's cookie says.
+        description: what the application recorded of the device; never longer than a few hundred characters.
+        reason: why it ended (``DESTROYED``, ``REVOKED``, ``COPIED`` or ``SURPLUS``), or None while it lives.
     """
 
     id: bytes
@@ -46,6 +49,8 @@ class Record(NamedTuple):
     data: bytes = EMPTY
     subject: str | None = None
     idle: float | None = None
+    persistent: bool | None = None
+    description: Mapping[str, str] | None = None
     reason: str | None = None
 
 
@@ -101,6 +106,39 @@ class Store(Protocol):
 
         Raises:
             DeltaRefused: the change of data cannot be applied to what is there.
+        """
+        ...
+
+    async def pop(self, id: bytes, name: str, *, epoch: int) -> bytes | None:
+        """Take one value out of the data of a session that has this epoch, atomically and durably: of any number of
+        calls one gets it.
+
+        Args:
+            id: the session's.
+            name: the encoded name.
+            epoch: the session's.
+
+        Returns:
+            A document of one element, the value under its name; an empty one where there was none; None where nothing
+            matched.
+        """
+        ...
+
+    async def set_default(self, id: bytes, name: str, value: Any, *, epoch: int) -> bytes | None:
+        """Set one value in the data of a session that has this epoch unless it is there, atomically and durably: the
+        first call wins.
+
+        Args:
+            id: the session's.
+            name: the encoded name.
+            value: the prepared value.
+            epoch: the session's.
+
+        Returns:
+            A document of one element, the value that is there now under its name; None where nothing matched.
+
+        Raises:
+            DeltaRefused: the value cannot be stored.
         """
         ...
 

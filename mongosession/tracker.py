@@ -5,7 +5,7 @@ anything else is compared by its encoding. So no way to change a session goes un
 method has to raise a flag. For the plan and the engine; applications use the ``Session``.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from mongosession.errors import DataError
@@ -36,6 +36,14 @@ class Renewal(NamedTuple):
 
 Intent = Renewal | Literal["destroy"] | None
 
+
+class Life(NamedTuple):
+    """How long the session lives, where it says so itself: what ``set_expiry`` asked for."""
+
+    idle: float | None
+    persistent: bool | None
+
+
 Owed = Token | Literal["removal"] | None
 
 Operator = Literal["increment", "append", "add_to_set", "remove_from"]
@@ -50,6 +58,14 @@ class Operation(NamedTuple):
     leads_to: bytes
 
 
+class Calls(NamedTuple):
+    """What a session can ask of the engine while the handler runs."""
+
+    save: Callable[[Any], Awaitable[bool]]
+    pop_once: Callable[[Any, str, Any], Awaitable[Any]]
+    set_default: Callable[[Any, str, Any], Awaitable[Any]]
+
+
 class State(NamedTuple):
     """What a commit changes of a tracker: the base of the comparison, and what was asked for."""
 
@@ -59,6 +75,8 @@ class State(NamedTuple):
     operations: dict[str, Operation]
     replaced: bool
     intent: Intent
+    life: Life | None
+    description: Mapping[str, str] | None
 
 
 class Difference(NamedTuple):
@@ -86,7 +104,7 @@ class Tracker:
         judgement: how the presented cookie was judged.
         record: the document, where the request holds the session.
         token: the presented token, where one verified.
-        resign: the token is under an old key.
+        resend: the token is under an old key, and has to be sent again.
         tokens: tokens may rotate and be sent.
         revoked: a copied session that this very request has revoked.
     """
@@ -100,15 +118,17 @@ class Tracker:
         "_size",
         "accessed",
         "answered",
+        "calls",
+        "description",
         "intent",
         "judgement",
+        "life",
         "owed",
         "pending",
         "record",
         "replaced",
-        "resign",
+        "resend",
         "revoked",
-        "save",
         "token",
         "tokens",
     )
@@ -119,22 +139,24 @@ class Tracker:
         *,
         record: Record | None = None,
         token: Token | None = None,
-        resign: bool = False,
+        resend: bool = False,
         tokens: bool = True,
         revoked: bool = False,
     ) -> None:
         self.judgement = judgement
         self.record = record
         self.token = token
-        self.resign = resign
+        self.resend = resend
         self.tokens = tokens
         self.revoked = revoked
         self.accessed = False
         self.answered = False  # the response's headers are gone
         self.owed: Owed = None  # what the headers have to bring, because it was written before them
         self.pending: Any = None  # the task of the last write: writes of one session keep their order
-        self.save: Callable[[Any], Awaitable[bool]] | None = None  # bound by the engine
+        self.calls: Calls | None = None  # bound by the engine
         self.intent: Intent = None
+        self.life: Life | None = None  # asked for
+        self.description: Mapping[str, str] | None = None  # asked for
         self.replaced = False  # the data start anew: what was read is gone
         self._raw = EMPTY if record is None else record.data
         self._size = len(self._raw)
@@ -152,6 +174,11 @@ class Tracker:
     def shut(self) -> bool:
         """Whether what is stored will be dropped."""
         return self.record is None and not self.fresh
+
+    @property
+    def reshapes_cookie(self) -> bool:
+        """Whether the cookie that the browser holds has other attributes than was asked for."""
+        return self.life is not None and self.record is not None and self.life.persistent != self.record.persistent
 
     def read(self) -> dict[str, Any]:
         """The data as they were read: new objects, and the base of later comparisons."""
@@ -228,6 +255,37 @@ class Tracker:
         if self._operations:
             self._operations.pop(key, None)
 
+    def differs(self, data: dict[str, Any], key: str) -> bool:
+        """Whether the key's value is this request's own, not what the database held.
+
+        Raises:
+            DataError: an atomic operator stands for the key.
+        """
+        if key in self._operations:
+            raise DataError(
+                f"session[{key!r}] is asked for at once after {self._operations[key].operator} in the same request; "
+                "await session.save() before",
+                key,
+            )
+        return self._plainly_changed(data, key, None)
+
+    def size_with(self, encoding: bytes) -> int:
+        """Bytes of the whole data once there is one more value."""
+        return self._size + len(encoding) - _FRAME
+
+    def learn(self, data: dict[str, Any], key: str, present: bytes) -> None:
+        """The database has been asked, and holds this of the key now (a document of one element, or an empty one): the
+        mapping shows it, and it is no change."""
+        before = len(self._before(key)) if key in self._base else _FRAME
+        self._base = {each: value for each, value in self._base.items() if each != key}
+        self._encodings.pop(key, None)
+        dict.pop(data, key, None)
+        if key in (values := load(present)):
+            self._base[key] = values[key]
+            self._encodings[key] = encode(key, prepare(key, values[key]))
+            dict.__setitem__(data, key, values[key])
+        self._size += len(self._encodings.get(key, EMPTY)) - before
+
     def start_empty(self, data: dict[str, Any]) -> None:
         """The data start anew: what was read, and what was set before this call, is gone."""
         dict.clear(data)
@@ -255,11 +313,13 @@ class Tracker:
         """The commit is decided: what it does is not done again, and the present data are the base of the next
         comparison (they are written, or dropped with an event). An early one leaves the token to the commit that
         precedes the headers, unless it begins another epoch or has healed the document."""
+        if early and self.reshapes_cookie:
+            self.resend = True
         if not early or self.intent is not None or self.judgement.verdict is Verdict.AHEAD:
-            self.resign = False
+            self.resend = False
             if self.judgement.mint is not None or self.judgement.offer is not None:
                 self.judgement = self.judgement._replace(mint=None, offer=None)
-        self.intent = None
+        self.intent = self.life = self.description = None
         if difference is None or difference.delta is None:
             return
         self._encodings |= difference.encodings
@@ -270,7 +330,16 @@ class Tracker:
 
     def state(self) -> State:
         """What a commit will change of this record."""
-        return State(self._base, self._encodings.copy(), self._size, self._operations, self.replaced, self.intent)
+        return State(
+            self._base,
+            self._encodings.copy(),
+            self._size,
+            self._operations,
+            self.replaced,
+            self.intent,
+            self.life,
+            self.description,
+        )
 
     def restore(self, data: dict[str, Any], state: State, *, repeat: bool = False) -> tuple[str, ...]:
         """A commit failed: its changes are to be done yet. What was asked for meanwhile counts more than what it asked.
@@ -283,9 +352,11 @@ class Tracker:
         Returns:
             The keys of the operators that are not.
         """
-        self._base, self._encodings, self._size, operations, replaced, intent = state
+        self._base, self._encodings, self._size, operations, replaced, intent, life, description = state
         self.replaced = self.replaced or replaced
         self.intent = self.intent or intent
+        self.life = self.life or life
+        self.description = description if self.description is None else self.description
         if repeat:
             self._operations = {} if self.replaced else operations
             return ()

@@ -195,7 +195,7 @@ def test_data_ride_on_a_rotation() -> None:
 
 @pytest.mark.parametrize("how", SILENT, ids=str)
 def test_a_response_that_can_bring_no_token_rotates_nothing(how: dict[str, Any]) -> None:
-    for session in (due(), behind(1), behind(5), a_session(resign=True), due(resign=True)):
+    for session in (due(), behind(1), behind(5), a_session(resend=True), due(resend=True)):
         assert decide(session, **how) == Plan()
     session = due({"n": 1})
     session["n"] = 2
@@ -217,7 +217,7 @@ def test_a_broken_clock_is_set_plainly() -> None:
 
 
 @pytest.mark.parametrize("how", [{}, *SILENT, {"status": 500}], ids=str)
-@pytest.mark.parametrize("about", [{}, {"tokens": False}, {"resign": True}], ids=str)
+@pytest.mark.parametrize("about", [{}, {"tokens": False}, {"resend": True}], ids=str)
 def test_healing_sends_nothing_and_is_done_in_any_case(how: dict[str, Any], about: dict[str, Any]) -> None:
     assert decide(ahead(**about), **how) == Plan(update=write(HEALING))
 
@@ -248,8 +248,8 @@ def test_or_by_the_write_that_happens_anyway(d: int, sent: int) -> None:
 
 
 def test_a_token_under_an_old_key_is_signed_again() -> None:
-    assert decide(a_session(resign=True)) == Plan(offer=offered(G))
-    session = a_session(resign=True)
+    assert decide(a_session(resend=True)) == Plan(offer=offered(G))
+    session = a_session(resend=True)
     session["n"] = 2
     assert decide(session) == Plan(
         update=write(data=Delta(set={"n": 2}), confirm=True), offer=offered(G), essential=True, vary=True
@@ -257,13 +257,13 @@ def test_a_token_under_an_old_key_is_signed_again() -> None:
 
 
 def test_a_rotation_signs_again_by_itself() -> None:
-    assert decide(due(resign=True)) == decide(due())
+    assert decide(due(resend=True)) == decide(due())
 
 
 def test_only_the_newest_token_is_signed_again() -> None:
-    assert decide(behind(1, age=0, resign=True)) == Plan()
-    assert decide(behind(1, resign=True)) == decide(behind(1))
-    assert decide(a_session(resign=True, tokens=False)) == Plan()
+    assert decide(behind(1, age=0, resend=True)) == Plan()
+    assert decide(behind(1, resend=True)) == decide(behind(1))
+    assert decide(a_session(resend=True, tokens=False)) == Plan()
 
 
 def test_a_token_sent_carries_the_deadline_of_the_present_settings() -> None:
@@ -271,7 +271,7 @@ def test_a_token_sent_carries_the_deadline_of_the_present_settings() -> None:
     until = deadline(NOW - AGE, 86400)
     assert decide(due(), terms).offer == offered(G + 1, G + 1, deadline=until)
     assert decide(behind(1), terms).offer == offered(G, deadline=until)
-    assert decide(a_session(resign=True), terms).offer == offered(G, deadline=until)
+    assert decide(a_session(resend=True), terms).offer == offered(G, deadline=until)
 
 
 # ---------------------------------------------------------------------------------------------------------------- touch
@@ -634,7 +634,7 @@ def test_an_epoch_is_never_followed_by_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [due, ahead, lambda: behind(1), lambda: behind(5), lambda: a_session(resign=True)], ids=str
+    "make", [due, ahead, lambda: behind(1), lambda: behind(5), lambda: a_session(resend=True)], ids=str
 )
 def test_a_renewal_takes_the_place_of_whatever_was_due(make: Callable[[], Session]) -> None:
     session = make()
@@ -684,6 +684,7 @@ LAST = Changes(
         "renewed_at": LATER,
         "expires_at": LATER + 180 + 300,
         "subject": None,
+        "description": None,
         "reason": DESTROYED,
     },
     data=Delta(replace={}),
@@ -809,7 +810,7 @@ def test_an_early_write_leaves_rotation_and_caches_to_the_commit_that_precedes_t
     session = due({"n": 1})
     session["n"] = 2
     assert decide(session, early=True) == Plan(update=write(data=Delta(set={"n": 2})), essential=True)
-    assert decide(behind(1), early=True) == decide(a_session(resign=True), early=True) == Plan()
+    assert decide(behind(1), early=True) == decide(a_session(resend=True), early=True) == Plan()
     # Nothing is known yet of the response that will bring the cookie.
     new = no_session(tokens=False)
     new["n"] = 1

@@ -377,12 +377,12 @@ def test_nothing_is_settled_where_nothing_was_compared() -> None:
 
 
 def test_a_commit_takes_the_token_and_the_intent_along() -> None:
-    about = Tracker(Judgement(Verdict.DUE, NOW, mint=1, offer=1), record=a_record(), resign=True)
+    about = Tracker(Judgement(Verdict.DUE, NOW, mint=1, offer=1), record=a_record(), resend=True)
     session = Session(about)
     session.renew(subject="user:42")
     settled(session)
     assert about.intent is None
-    assert not about.resign
+    assert not about.resend
     assert about.judgement == Judgement(Verdict.DUE, NOW)
 
 
