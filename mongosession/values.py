@@ -17,7 +17,7 @@ from uuid import UUID
 
 import bson
 import bson.errors
-from bson.binary import Binary, UuidRepresentation
+from bson.binary import UUID_SUBTYPE, Binary, UuidRepresentation
 from bson.code import Code
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.dbref import DBRef
@@ -53,14 +53,13 @@ IMMUTABLE = frozenset(
         Int64,
         ObjectId,
         Decimal128,
-        Binary,
         Timestamp,
         UUID,
         MinKey,
         MaxKey,
     }
 )
-"""Types whose values cannot change under our hands: the same object is the same value."""
+"""Types whose values cannot change under our hands, and need no look inside: the same object is the same value."""
 
 _UNSAFE = re.compile("[%.$\0\ud800-\udfff]")
 _ESCAPE = re.compile("%(u[0-9A-F]{4}|[0-9A-F]{2})")
@@ -130,7 +129,8 @@ def prepare(key: str, value: Any) -> Any:
     """A value ready for BSON: the names in it encoded, tuples as lists.
 
     Raises:
-        DataError: a key in it is no ``str``, or it is nested too deeply (or within itself).
+        DataError: a key in it is no ``str``, it is nested too deeply (or within itself), or it would be written and
+            never read again.
     """
     return value if type(value) in IMMUTABLE else _prepare(key, value, 1)
 
@@ -231,6 +231,8 @@ def _prepare(key: str, value: Any, depth: int) -> Any:
         value, Code | DBRef
     ):  # written as they are, but what they hold counts: MongoDB refuses what is too deep
         _prepare(key, value.scope if isinstance(value, Code) else value.as_doc(), depth + 1)
+    if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) != 16:
+        raise DataError(f"session[{key!r}] holds a Binary of {len(value)} bytes that says it is a UUID", key)
     return value
 
 

@@ -307,6 +307,9 @@ UNSTORABLE = [
     *(Code("f", {"a": nested(levels)}) for levels in (MAX_DEPTH, 5000)),
     *(DBRef("c", nested(levels)) for levels in (MAX_DEPTH, 5000)),
     DBRef("c", looped()),
+    Binary(b"short", 4),  # BSON takes it for a UUID when it is read, and fails
+    Code("f", {"a": Binary(b"short", 4)}),
+    DBRef("c", Binary(bytes(17), 4)),
 ]
 
 
@@ -327,8 +330,9 @@ def test_what_bson_cannot_hold_is_an_error_that_names_the_key(value: Any, wrap: 
         ("\ud800", "surrogate"),
         ([{5: 1}], "the key 5; keys must be str"),
         (looped(), f"more than {MAX_DEPTH} levels"),
+        (Binary(b"short", 4), "Binary of 5 bytes that says it is a UUID"),
     ],
-    ids=["set", "integer", "date", "text", "key", "loop"],
+    ids=["set", "integer", "date", "text", "key", "loop", "uuid"],
 )
 def test_the_error_says_why(value: Any, why: str) -> None:
     with pytest.raises(DataError, match=why):
