@@ -2,13 +2,24 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from mongosession import Cookie, MemoryStore, SessionEngine, StoreUnavailable
+from mongosession import Cookie, DataError, MemoryStore, MongoStore, SessionEngine, StoreUnavailable, Timeouts
 from mongosession.store import Changes
-from mongosession.testing import Browser, CommandCounter, CountingStore, HandClock, Jar, seeded
+from mongosession.testing import (
+    Browser,
+    CommandCounter,
+    CountingStore,
+    Events,
+    HandClock,
+    Jar,
+    MemoryEngine,
+    logged_in,
+    seeded,
+)
 
 from .conftest import CLIENTS, Connect
 
@@ -243,3 +254,117 @@ async def test_the_command_counter_counts(connect: Connect, driver: str) -> None
     await collection.find_one()
     assert counter.take() == ["insert", "find"]
     assert counter.take() == []
+
+
+# The engine on memory, events, and users who are logged in.
+
+
+def test_a_synchronous_test_gets_a_cookie() -> None:
+    engine = MemoryEngine()
+    name, token = engine.logged_in("user:42").split("=")
+    assert (name, len(token)) == ("__Host-session", 64)
+
+
+@pytest.mark.parametrize("data", [None, {"basket": ["tea"], "visits": 3}])
+async def test_an_asynchronous_test_gets_it_the_same_way(data: dict[str, Any] | None) -> None:
+    engine = MemoryEngine()
+    session = await engine.open(engine.logged_in("user:42", data))
+    assert (session.subject, session, session.verdict) == ("user:42", data or {}, "current")
+
+
+async def test_every_call_logs_in_anew() -> None:
+    engine = MemoryEngine()
+    ann, bob = [await engine.open(engine.logged_in(f"user:{name}", {"name": name})) for name in ("ann", "bob")]
+    assert (ann["name"], bob["name"]) == ("ann", "bob")
+    assert ann.id != bob.id
+
+
+async def test_a_real_engine_makes_the_cookie_too(collection: Any) -> None:
+    engine = SessionEngine(MongoStore(collection), keys=[KEY], cookie=Cookie(name="sid", secure=False))
+    cookie = await logged_in(engine, "user:42", {"basket": ["tea"]})
+    assert cookie.startswith("sid=")
+    session = await engine.open(cookie)
+    assert (session.subject, session) == ("user:42", {"basket": ["tea"]})
+    assert [info.id async for info in engine.sessions("user:42")] == [session.id]
+
+
+async def test_the_cookie_holds_for_every_server_of_the_application(clock: HandClock, engine: SessionEngine) -> None:
+    other = SessionEngine(engine.store, keys=[KEY], clock=clock, random=seeded(2))
+    assert (await other.open(await logged_in(engine, "user:42"))).subject == "user:42"
+
+
+async def test_a_log_in_that_makes_no_sense_says_so() -> None:
+    engine = MemoryEngine()
+    with pytest.raises(ValueError, match="1 to 512"):
+        engine.logged_in("")
+    with pytest.raises(DataError, match="basket"):
+        await logged_in(engine, "user:42", {"basket": object()})
+    assert engine.store.take() == []
+
+
+async def test_an_engine_on_memory_goes_by_hand() -> None:
+    engine = MemoryEngine(timeouts=Timeouts(idle=900))
+    cookie = engine.logged_in("user:42")
+    assert engine.store.take() == ["create"]
+    engine.clock.advance(899)
+    assert (await engine.open(cookie)).subject == "user:42"
+    engine.clock.advance(1)
+    assert (await engine.open(cookie)).verdict == "ended"
+
+
+async def test_an_engine_on_memory_takes_settings() -> None:
+    clock = HandClock(1_800_000_000)
+    one, same = [MemoryEngine(clock=clock, keys=["a" * 32], random=seeded(2)) for _ in range(2)]
+    cookie = one.logged_in("user:42")
+    assert one.clock is clock
+    assert cookie == same.logged_in("user:42")  # chance repeats itself
+    assert cookie != MemoryEngine(clock=clock, keys=["a" * 32]).logged_in("user:42")
+    assert (await MemoryEngine(clock=clock).open(cookie)).verdict == "invalid"  # under another key
+    assert (await same.open(cookie)).created_at == datetime.fromtimestamp(1_800_000_000, UTC)
+
+
+async def test_two_engines_on_memory_share_nothing() -> None:
+    one, other = MemoryEngine(), MemoryEngine()
+    one.clock.advance(60)
+    assert (await other.open(one.logged_in("user:42"))).verdict == "ended"
+    assert other.clock() == one.clock() - 60
+
+
+async def test_an_engine_on_memory_has_bad_days() -> None:
+    @asynccontextmanager
+    async def away(call: str) -> AsyncGenerator[None]:
+        raise StoreUnavailable("away")
+        yield
+
+    engine = MemoryEngine()
+    cookie = engine.logged_in("user:42")
+    engine.store.around = away
+    with pytest.raises(StoreUnavailable):
+        await engine.open(cookie)
+    with pytest.raises(StoreUnavailable):
+        engine.logged_in("user:43")
+
+
+async def test_events_are_taken_down_in_their_order() -> None:
+    events = Events()
+    engine = MemoryEngine(on_event=events)
+    browser = Browser(engine, engine.clock)
+    async with browser.visit() as session:
+        session.renew(subject="user:42")
+    engine.clock.advance(5)
+    async with browser.visit() as session:
+        session.destroy()
+    assert events.kinds == ["created", "destroyed"]
+    assert {(event.session_id, event.subject) for event in events} == {(events[0].session_id, "user:42")}
+    events.clear()
+    assert events.kinds == []
+
+
+async def test_the_counting_store_counts_what_happens_at_once() -> None:
+    engine = MemoryEngine()
+    cookie = engine.logged_in("user:42", {"flash": "saved"})
+    one, other = await engine.open(cookie), await engine.open(cookie)
+    assert engine.store.take() == ["create", "load", "load"]
+    assert [await each.pop_once("flash") for each in (one, other)] == ["saved", None]
+    assert [await each.set_default("csrf", text) for each, text in ((one, "1st"), (other, "2nd"))] == ["1st", "1st"]
+    assert engine.store.take() == ["pop", "pop", "set_default", "set_default"]
