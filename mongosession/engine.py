@@ -88,7 +88,8 @@ class SessionEngine:
         self.store = store
         self.cookie = cookie
         self.terms = Terms(rotation, timeouts, max_data)
-        self._codec = TokenCodec(KeyRing(keys, next_keys), cookie.name)
+        self.keys = KeyRing(keys, next_keys)
+        self._codec = TokenCodec(self.keys, cookie.name)
         self._max_sessions = max_sessions
         self._write = write
         self._on_event = on_event

@@ -4,9 +4,12 @@ MACs are keyed BLAKE2b (RFC 7693) of 128 bits.
 """
 
 import hmac
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import blake2b
+from itertools import pairwise
+from typing import NamedTuple
 
 MAC_BYTES = 16
 MIN_KEY_BYTES = 32
@@ -21,6 +24,20 @@ class Role(StrEnum):
     OLD = "old"
 
 
+class KeyInfo(NamedTuple):
+    """What may be said of a key without giving it away.
+
+    Attributes:
+        role: where in the ring it stands.
+        bytes: how long it is.
+        doubt: why it does not look random, or None.
+    """
+
+    role: Role
+    bytes: int
+    doubt: str | None
+
+
 class KeyRing:
     """One primary key and any number of next and old ones.
 
@@ -28,6 +45,9 @@ class KeyRing:
         keys: the primary key, then the old ones, the newest first. Each is at least 32 bytes (a ``str`` counts as
             UTF-8) of randomness; ``python -m mongosession key`` prints one.
         next_keys: keys that other servers may already sign with. They verify, and never sign.
+
+    Attributes:
+        keys: what may be said of each key, in the ring's order: the primary, the old ones, the next ones.
 
     Raises:
         ValueError: no key, one that is no text or bytes or too short, or one that stands in the ring twice.
@@ -45,6 +65,10 @@ class KeyRing:
         if len(set(secrets)) < len(secrets):
             raise ValueError("keys and next_keys hold the same key twice; each key must stand in the ring once")
         self._ring = list(zip(secrets, roles, strict=True))
+        self.keys = [
+            KeyInfo(role, len(raw), doubt(raw))
+            for raw, role in zip(map(_bytes, [*keys, *next_keys]), roles, strict=True)
+        ]
 
     def signer(self, purpose: str, name: str) -> "Signer":
         """The signer of one domain: what it makes verifies for no other purpose and no other cookie name."""
@@ -86,10 +110,36 @@ class Signer:
 def _secret(key: str | bytes, role: Role) -> bytes:
     if not isinstance(key, str | bytes):  # None of an environment that lacks it; bytes(64) would be 64 zeros
         raise ValueError(f"the {role} key is of type {type(key).__name__}; it must be str or bytes")
-    raw = key.encode() if isinstance(key, str) else key
+    raw = _bytes(key)
     if len(raw) < MIN_KEY_BYTES:
         raise ValueError(
             f"the {role} key has {len(raw)} bytes; it must have at least {MIN_KEY_BYTES} bytes of randomness "
             "(python -m mongosession key prints one)"
         )
     return raw if len(raw) <= blake2b.MAX_KEY_SIZE else blake2b(raw, person=_PERSON).digest()
+
+
+def _bytes(key: str | bytes) -> bytes:
+    return key.encode() if isinstance(key, str) else key
+
+
+_WORDS = re.compile("(?i:secret|password|change.?me|example|insecure|qwerty|letmein)| ")
+_ONE_CASE = re.compile("[a-z_.:-]+|[A-Z_.:-]+")
+
+
+def doubt(key: bytes) -> str | None:
+    """Why a key does not look random, or None. A guess: it finds keys that people make up, and proves nothing.
+
+    Of the keys that ``python -m mongosession key`` prints it doubts fewer than one in a million.
+    """
+    if len(set(key)) < 10:
+        return f"it is made of {len(set(key))} different characters"
+    if key in (key + key)[1:-1]:
+        return "it repeats itself"
+    neighbours = sum(abs(left - right) <= 1 for left, right in pairwise(key))
+    if neighbours > len(key) / 2:
+        return "it follows the alphabet"
+    text = key.decode("latin-1")
+    if text.isprintable() and text.isascii() and (_WORDS.search(text) or _ONE_CASE.fullmatch(text)):
+        return "it reads like words"
+    return None

@@ -1,11 +1,14 @@
 """The key ring: one key signs, all verify, and none is ever shown."""
 
+import random
+import secrets
 import traceback
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import pytest
 
-from mongosession.keys import KeyRing, Role, Signer
+from mongosession.keys import KeyRing, Role, Signer, doubt
 from mongosession.tokens import Token, TokenCodec
 
 A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
@@ -136,3 +139,34 @@ def test_no_key_is_ever_shown() -> None:
         shown += "".join(traceback.format_exception_only(caught.value))
     assert "s3cr3t" not in shown.lower()
     assert repr(ring) == "<KeyRing of 3 keys>"
+
+
+def test_a_ring_tells_of_its_keys_without_showing_them() -> None:
+    ring = KeyRing(["p" * 40, secrets.token_urlsafe(32)], [secrets.token_bytes(80)])
+    assert [(each.role, each.bytes) for each in ring.keys] == [("primary", 40), ("old", 43), ("next", 80)]
+    assert [each.doubt for each in ring.keys] == ["it is made of 1 different characters", None, None]
+    assert "pppp" not in repr(ring.keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("k" * 32, "it is made of 1 different characters"),
+        ("12345678" * 4, "it is made of 8 different characters"),
+        ("0123456789" * 4, "it repeats itself"),
+        ("abcdefghijklmnopqrstuvwxyz0123456789", "it follows the alphabet"),
+        ("ZYXWVUTSRQPONMLKJIHGFEDCBA9876543210", "it follows the alphabet"),
+        ("a secret of at least 32 random bytes", "it reads like words"),
+        ("correct-horse-battery-staple-and-more", "it reads like words"),
+        ("MySuperSecretKey-1234-vx-81-ab-Q9-7f", "it reads like words"),
+    ],
+)
+def test_keys_that_people_make_up_are_doubted(key: str, expected: str) -> None:
+    assert doubt(key.encode()) == expected
+
+
+def test_random_keys_are_not_doubted() -> None:
+    chance = random.Random(1)
+    for _ in range(2000):
+        raw = chance.randbytes(32)
+        assert not {doubt(raw), doubt(raw.hex().encode()), doubt(urlsafe_b64encode(raw).rstrip(b"="))} - {None}
