@@ -53,8 +53,11 @@ _EXISTS = 48  # NamespaceExists
 
 _BATCH = 500  # documents that a listing reads at a time
 
-_EXPIRY = ("mongosession_expiry", [("expires_at", 1)], {"expireAfterSeconds": int(SKEW)})
-_SUBJECT = ("mongosession_subject", [("subject", 1)], {"partialFilterExpression": {"subject": {"$exists": True}}})
+INDEXES: tuple[tuple[str, list[tuple[str, int]], dict[str, Any]], ...] = (
+    ("mongosession_expiry", [("expires_at", 1)], {"expireAfterSeconds": int(SKEW)}),
+    ("mongosession_subject", [("subject", 1)], {"partialFilterExpression": {"subject": {"$exists": True}}}),
+)
+"""Name, keys and options of the indexes that ``MongoStore.setup`` creates."""
 
 
 class MongoStore:
@@ -116,9 +119,9 @@ class MongoStore:
                         "none, so that texts compare as they are: use a collection of its own for sessions"
                     )
                 existing = cast("dict[str, dict[str, Any]]", await self.collection.index_information())
-                for name, keys, options in (_EXPIRY, _SUBJECT):
-                    _check_index(existing, name, keys, options)
-                for name, keys, options in (_EXPIRY, _SUBJECT):
+                for name, keys, options in INDEXES:
+                    check_index(existing, name, keys, options)
+                for name, keys, options in INDEXES:
                     await self.collection.create_index(keys, name=name, **options)
 
     async def _create_clustered(self) -> None:
@@ -262,9 +265,14 @@ class CommandCounter(monitoring.CommandListener):
 _AWAY = (ConnectionFailure, ExecutionTimeout, WriteConcernError, WTimeoutError)
 
 
-def _check_index(
+def check_index(
     existing: Mapping[str, Mapping[str, Any]], name: str, keys: list[tuple[str, int]], options: dict[str, Any]
 ) -> None:
+    """Whether an index may be made, or is there as it should be.
+
+    Raises:
+        SetupError: another one of this name or on these keys is there.
+    """
     for found, information in existing.items():
         if found != name and list(information["key"]) != keys:
             continue
