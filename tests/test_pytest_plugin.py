@@ -144,3 +144,11 @@ def test_a_suite_can_do_without(tmp_path: Path) -> None:
 def test_the_library_needs_no_pytest() -> None:
     script = "import sys; sys.modules['pytest'] = None; import mongosession.testing"
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
+def test_the_page_on_testing_runs_as_it_stands(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs/testing.md").read_text()
+    files = dict(re.findall(r"^```python\n# (\w+)\.py\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    assert len(files) == page.count("```python")
+    tests = sum(len(re.findall(r"^ *(?:async )?def test_", text, re.MULTILINE)) for text in files.values())
+    assert run(tmp_path, **files) == f"{tests} passed"
