@@ -309,6 +309,8 @@ class StoreContract:
             },
             {"subject": "user:ü$.\n", "idle": 300.25, "reason": REVOKED},
             {"subject": "x" * 512, "idle": 1, "reason": DESTROYED, "epoch": ENDED},
+            {"persistent": True, "description": {"user_agent": "Ünïx 🍏", "address": "::1", "a b": "c"}},
+            {"persistent": False},
         ]
         for each in fields:
             record = await created(store, {"a": 1}, **each)
@@ -635,6 +637,68 @@ class StoreContract:
         assert stamps.count(False) == 19
         loaded = await reloaded(store, record)
         assert (Stamp(loaded.epoch, loaded.generation), load_names(loaded.data)) == (winner, {"n": 1})
+
+    # One value at once.
+
+    async def test_a_value_is_taken_out_once(self, store: Store) -> None:
+        record = await created(store, {"a": [1, {"b": 2}], "c": 3})
+        taken = await store.pop(record.id, "a", epoch=record.epoch)
+        assert taken is not None
+        assert load_names(taken) == {"a": [1, {"b": 2}]}
+        assert await store.pop(record.id, "a", epoch=record.epoch) == EMPTY
+        assert await reloaded(store, record) == record._replace(data=dump({"c": 3}))
+
+    async def test_the_first_value_stays(self, store: Store) -> None:
+        record = await created(store, {"a": 1})
+        for value in ([2], [3]):
+            there = await store.set_default(record.id, "b", value, epoch=record.epoch)
+            assert there is not None
+            assert load_names(there) == {"b": [2]}
+        assert seen((await reloaded(store, record)).data) == seen(dump({"a": 1, "b": [2]}))
+
+    async def test_of_many_calls_at_once_one_wins(self, store: Store) -> None:
+        record = await created(store)
+        calls = (store.set_default(record.id, "a", number, epoch=record.epoch) for number in range(20))
+        there = {load_names(each)["a"] for each in await asyncio.gather(*calls) if each is not None}
+        assert len(there) == 1
+        taken = await asyncio.gather(*(store.pop(record.id, "a", epoch=record.epoch) for _ in range(20)))
+        assert taken.count(EMPTY) == 19
+        assert {value for each in taken if each is not None for value in load_names(each).values()} == there
+
+    async def test_null_is_a_value(self, store: Store) -> None:
+        record = await created(store, {"a": None})
+        assert await store.set_default(record.id, "a", 1, epoch=record.epoch) == dump({"a": None})
+        assert await store.pop(record.id, "a", epoch=record.epoch) == dump({"a": None})
+
+    async def test_one_value_of_another_epoch_or_of_nobody_is_left(self, store: Store) -> None:
+        record = await created(store, {"a": 1})
+        ended = await created(store, {"a": 1})
+        await store.update(ended.id, an_ending(REVOKED))
+        for which, epoch in ((record.id, record.epoch + 1), (a_record().id, 7), (ended.id, ended.epoch)):
+            assert await store.pop(which, "a", epoch=epoch) is None
+            assert await store.set_default(which, "b", 1, epoch=epoch) is None
+        assert await reloaded(store, record) == record
+        assert (await reloaded(store, ended)).data == EMPTY
+
+    @pytest.mark.parametrize("key", ODD_KEYS)
+    async def test_one_value_under_any_key(self, store: Store, key: str) -> None:
+        name, other = encode_name(key), {"a": 1, "": {"b": 1}, "x": [1, 2]}
+        record = await created(store, {encode_name(each): value for each, value in other.items() if each != key})
+        for value in ({"0": {"$literal": "$a"}}, 2):
+            there = await store.set_default(record.id, name, value, epoch=record.epoch)
+            assert there == dump({name: {"0": {"$literal": "$a"}}})
+        assert await store.pop(record.id, name, epoch=record.epoch) == dump({name: {"0": {"$literal": "$a"}}})
+        assert seen((await reloaded(store, record)).data) == seen(record.data)
+
+    async def test_one_value_of_every_type(self, store: Store) -> None:
+        record = await created(store)
+        for kind, value in EVERY_TYPE.items():
+            name, prepared = encode_name(kind), prepare(kind, value)
+            there = await store.set_default(record.id, name, prepared, epoch=record.epoch)
+            assert there is not None
+            assert seen(there) == seen(dump({name: prepared})), kind
+            taken = await store.pop(record.id, name, epoch=record.epoch)
+            assert taken == there, kind
 
     # Finding.
 

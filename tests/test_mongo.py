@@ -123,6 +123,33 @@ async def test_setup_refuses_a_collation(collection: Any) -> None:
     assert await indexes(collection) == {}
 
 
+async def test_a_clustered_collection(collection: Any) -> None:
+    store = MongoStore(collection, clustered=True)
+    for _ in range(2):
+        await store.setup()
+    assert (await collection.options())["clusteredIndex"]["key"] == {"_id": 1}
+    assert {name for name in await indexes(collection) if name.startswith("mongosession")} == {
+        "mongosession_expiry",
+        "mongosession_subject",
+    }
+    record = await created(store, {"a": 1}, subject="s")
+    assert await store.load(record.id) == record
+    await MongoStore(collection).setup()  # which does not mind
+
+
+async def test_many_may_set_up_a_clustered_collection_at_once(connect: Connect, driver: str) -> None:
+    first = connect(driver, replica=True)
+    second = connect(driver, replica=True).database[first.name]
+    await asyncio.gather(*(MongoStore(each, clustered=True).setup() for each in [first, second] * 10))
+    assert "clusteredIndex" in await first.options()
+
+
+async def test_a_collection_that_exists_cannot_be_clustered(collection: Any) -> None:
+    await MongoStore(collection).setup()
+    with pytest.raises(SetupError, match=r"exists and is not clustered.*clustered=False"):
+        await MongoStore(collection, clustered=True).setup()
+
+
 async def test_a_subject_is_looked_up_in_its_index(connect: Connect, driver: str) -> None:
     sent = Sent()
     collection = connect(driver, listeners=[sent])
@@ -147,11 +174,17 @@ async def test_the_document(collection: Any) -> None:
     document = {"_id": record.id, "epoch": 7, "generation": 3, "data": {"a%2Eb": 1}}
     document |= {name: DatetimeMS(round(value * 1000)) for name, value in times.items()}
     assert await raw.find_one({}) == document
-    assert await store.update(record.id, Changes(put={"subject": "s", "idle": 60.5}))
-    assert await raw.find_one({}) == document | {"subject": "s", "idle": 60.5}
+    own = {"subject": "s", "idle": 60.5, "persistent": False, "description": {"address": "::1"}}
+    assert await store.update(record.id, Changes(put=own))
+    assert await raw.find_one({}) == document | own
     assert await store.update(record.id, ending(DESTROYED, now=8.0, rotation=Rotation()))
     document |= {"renewed_at": DatetimeMS(8000), "expires_at": DatetimeMS(488000), "data": {}}
-    assert await raw.find_one({}) == document | {"epoch": -1, "reason": "destroyed", "idle": 60.5}
+    assert await raw.find_one({}) == document | {
+        "epoch": -1,
+        "reason": "destroyed",
+        "idle": 60.5,
+        "persistent": False,
+    }
 
 
 async def test_a_long_listing_is_read_to_its_end(collection: Any) -> None:
@@ -198,6 +231,11 @@ async def test_write_concerns(
         else:
             assert command.get("writeConcern") == ordinary, kind
         assert "txnNumber" in command, kind  # the driver may retry it
+    for call in (store.set_default(record.id, "a", 1, epoch=7), store.pop(record.id, "a", epoch=7)):
+        command = await sent.by(call)
+        assert command["writeConcern"]["w"] == "majority"
+        assert "txnNumber" in command
+    await store.update(record.id, ending(DESTROYED, now=NOW, rotation=Rotation()))
     assert (await reloaded(store, record)).reason == DESTROYED
 
 
@@ -246,6 +284,8 @@ async def test_a_call_is_one_command(connect: Connect, driver: str) -> None:
     assert "find" in await sent.by(listed(store, "s"))
     assert "update" in await sent.by(store.update(record.id, Changes({"generation": 4})))
     assert "findAndModify" in await sent.by(store.update(record.id, Changes({"generation": 4}, confirm=True)))
+    assert "findAndModify" in await sent.by(store.set_default(record.id, "a", 1, epoch=record.epoch))
+    assert "findAndModify" in await sent.by(store.pop(record.id, "a", epoch=record.epoch))
 
 
 async def test_a_listing_leaves_no_deadline_to_who_reads_it(connect: Connect, driver: str) -> None:
@@ -274,6 +314,9 @@ async def test_a_document_that_grows_beyond_16_mib_is_refused(collection: Any, *
     with pytest.raises(DeltaRefused) as driver:
         await store.update(record.id, changes._replace(data=Delta(set={"text": "x" * 17 * 2**20})), epoch=7)
     assert driver.value.names == ("text",)
+    with pytest.raises(DeltaRefused) as at_once:
+        await store.set_default(record.id, "text", "x" * 9 * 2**20, epoch=record.epoch)
+    assert at_once.value.names == ("text",)
     assert await store.load(record.id) == record
 
 
