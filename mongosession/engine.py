@@ -5,23 +5,25 @@ send is decided by ``rotation.judge`` and ``plan.plan``; here it is carried out.
 """
 
 import asyncio
+import os
 import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack
 
 from mongosession import cookies
 from mongosession.errors import DataError, DeltaRefused, SessionError, StoreError, StoreUnavailable
 from mongosession.events import Event, EventKind, Verdict
 from mongosession.http import is_public
 from mongosession.keys import KeyRing, Role
-from mongosession.logs import log, logger
+from mongosession.logs import EventLog
 from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, plan, too_large
 from mongosession.policy import Cookie, Rotation, Timeouts
 from mongosession.rotation import Judgement, expiry, judge
 from mongosession.session import Session, tracker
+from mongosession.settings import Settings, from_environ, in_variables
 from mongosession.store import COPIED, REVOKED, SURPLUS, Record, Stamp, Store
 from mongosession.tokens import Presented, Token, TokenCodec, session_id
 from mongosession.tracker import Calls, Owed, State, Tracker
@@ -53,7 +55,8 @@ class SessionEngine:
         write: ``"before_response"`` (default): what a request stored is in the database before its answer leaves, so
             the next request reads it. ``"after_response"``: writes whose response carries no token come after the
             headers: less latency, and a redirect may overtake its write; a write that fails then is an event only.
-        on_event: called with each ``Event``, on the event loop: it must not block. What it raises is logged.
+        on_event: called with each ``Event``, on the event loop: a plain function that does not block. What it raises is
+            logged.
         clock: seconds since 1970; the engine's only source of time.
         random: how many bytes -> so many random bytes; the engine's only source of chance.
 
@@ -92,11 +95,31 @@ class SessionEngine:
         self._codec = TokenCodec(self.keys, cookie.name)
         self._max_sessions = max_sessions
         self._write = write
-        self._on_event = on_event
+        self._log = EventLog(clock, on_event)
         self._clock = clock
         self._random = random
         self._under_way: set[asyncio.Task[Any]] = set()
         self._calls = Calls(self._save, self._pop_once, self._set_default)
+
+    @classmethod
+    def from_env(cls, store: Store, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Self:
+        """An engine whose settings are environment variables: ``MONGOSESSION_KEYS``, ``MONGOSESSION_TTL``, and so on.
+
+        Args:
+            store: where the sessions live.
+            environ: the variables; by default ``os.environ``.
+            settings: arguments of the constructor. Each one wins over all variables that would make it up.
+
+        Raises:
+            ValueError: a variable is unknown, missing or makes no sense; the message names it, its value unless that is
+                a key, and the rule.
+        """
+        read = from_environ(os.environ if environ is None else environ, settings.keys())
+        merged: Settings = {**read, **settings}
+        try:
+            return cls(store, **merged)
+        except ValueError as error:
+            raise ValueError(in_variables(str(error), read.keys())) from error
 
     async def setup(self) -> None:
         """Make the store ready (indexes). Safe to call at every start, from every process.
@@ -111,6 +134,7 @@ class SessionEngine:
         """Wait for the writes under way. Call it before the database client is closed."""
         while self._under_way:
             await asyncio.wait(self._under_way)
+        self._log.close()
 
     async def open(
         self,
@@ -551,12 +575,7 @@ class SessionEngine:
         return [("Set-Cookie", value), ("Cache-Control", "no-store")]
 
     def _emit(self, event: Event) -> None:
-        log(event)
-        if self._on_event is not None:
-            try:
-                self._on_event(event)
-            except Exception:  # noqa: BLE001  # whatever it is, it must not hurt the request
-                logger.exception("on_event raised for %s", event.kind)
+        self._log.emit(event)
 
 
 class SessionInfo(NamedTuple):

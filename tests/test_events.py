@@ -6,7 +6,8 @@ import logging
 import pytest
 
 from mongosession.events import Event, EventKind, Verdict
-from mongosession.logs import log
+from mongosession.logs import EventLog
+from mongosession.testing import HandClock
 
 NAME = "mongosession"
 
@@ -18,6 +19,16 @@ WARNINGS = {
     EventKind.DROPPED_DESTROY,
     EventKind.STORE_FAILED,
 }
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def log(clock: HandClock) -> EventLog:
+    return EventLog(clock)
 
 
 def test_the_verdicts_are_the_words_of_the_protocol() -> None:
@@ -49,10 +60,12 @@ def test_an_event_is_a_value_of_plain_values() -> None:
 
 
 @pytest.mark.parametrize("kind", EventKind)
-def test_each_event_is_one_record_with_the_event_in_it(kind: EventKind, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_event_is_one_record_with_the_event_in_it(
+    kind: EventKind, log: EventLog, caplog: pytest.LogCaptureFixture
+) -> None:
     event = Event(kind, "0badcafe", "user:42", behind=4, keys=("a", "b"), reason="the reason")
     with caplog.at_level(logging.DEBUG, NAME):
-        log(event)
+        log.emit(event)
     (record,) = caplog.records
     assert record.name == NAME
     assert record.levelno == (logging.WARNING if kind in WARNINGS else logging.DEBUG)
@@ -62,22 +75,24 @@ def test_each_event_is_one_record_with_the_event_in_it(kind: EventKind, caplog: 
     )
 
 
-def test_what_an_event_does_not_say_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_an_event_does_not_say_is_left_out(log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, NAME):
-        log(Event(EventKind.ROTATED, "0badcafe"))
+        log.emit(Event(EventKind.ROTATED, "0badcafe"))
     assert caplog.messages == ["rotated session_id='0badcafe'"]
 
 
-def test_a_record_is_one_line_whatever_is_in_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_is_one_line_whatever_is_in_it(log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, NAME):
-        log(Event(EventKind.DROPPED_WRITE, subject="a\nCRITICAL forged", keys=("k\r\n",), reason="because\x1b[31m"))
+        log.emit(
+            Event(EventKind.DROPPED_WRITE, subject="a\nCRITICAL forged", keys=("k\r\n",), reason="because\x1b[31m")
+        )
     (message,) = caplog.messages
     assert message.isprintable()
 
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING, logging.ERROR])
-def test_the_level_decides_what_is_logged(level: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_level_decides_what_is_logged(level: int, log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(level, NAME):
-        log(Event(EventKind.ROTATED))
-        log(Event(EventKind.COPIED))
+        log.emit(Event(EventKind.ROTATED))
+        log.emit(Event(EventKind.COPIED))
     assert [record.levelno for record in caplog.records] == ([logging.WARNING] if level <= logging.WARNING else [])

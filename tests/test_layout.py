@@ -26,13 +26,15 @@ ROOMS = {
     "values": "errors",
     "tracker": "errors events rotation store tokens values",
     "session": "errors events tracker values",
+    "settings": "events keys policy",
     "signed": "keys policy values",
     "cookies": "policy",
     "store": "values",
     "rotation": "tokens store policy events",
     "plan": "errors events rotation session store policy tokens tracker values",
     "logs": "events",
-    "engine": "errors events policy http keys tokens values session signed cookies store rotation plan logs tracker",
+    "engine": "errors events policy http keys tokens values session settings signed cookies store rotation plan logs "
+    "tracker",
     "memory": "store errors values",
     "mongo": "store errors policy values",
     "mongod": "",
@@ -43,7 +45,7 @@ ROOMS = {
 # No I/O, no clock, no randomness: time and chance are arguments, so that every interleaving can be run in a test.
 PURE = {
     *("errors", "events", "policy", "http", "keys", "tokens", "values", "session", "signed", "cookies", "store"),
-    *("rotation", "tracker", "plan"),
+    *("rotation", "tracker", "plan", "settings"),
 }
 IMPURE_MODULES = {"anyio", "asyncio", "importlib", "logging", "motor", "os", "pymongo", "random", "secrets", "time"}
 IMPURE_CALLS = {"now", "utcnow", "today", "uuid1", "uuid4"}  # of datetime, date and uuid, which values are made of
