@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import flask
-import httpx
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
@@ -83,7 +83,7 @@ async def test_flask() -> None:
     command = (sys.executable, "-m", "flask", "--app", "examples.flask_app", "run", "--port", "0")
     async with running(*command, announces=b"Running on") as line:
         address = line.split()[-1]
-        async with httpx.AsyncClient() as http:
+        async with httpx2.AsyncClient() as http:
             first = await http.get(address)
             assert first.text == "visit 1"
             cookie = {"Cookie": first.headers["set-cookie"].partition(";")[0]}
@@ -103,9 +103,9 @@ def test_flask_without_a_session() -> None:
 
 async def test_own_framework() -> None:
     command = (sys.executable, "-m", "examples.own_framework")
-    async with running(*command, announces=b"http://") as address, httpx.AsyncClient() as http:
+    async with running(*command, announces=b"http://") as address, httpx2.AsyncClient() as http:
         first = await http.get(address)
         assert first.text == "visit 1"
-        cookie = {"Cookie": first.headers["set-cookie"].partition(";")[0]}  # httpx keeps Secure cookies from http://
+        cookie = {"Cookie": first.headers["set-cookie"].partition(";")[0]}  # httpx2 keeps Secure cookies from http://
         assert (await http.get(address, headers=cookie)).text == "visit 2"
         assert "Max-Age=0" in (await http.get(f"{address}/logout", headers=cookie)).headers["set-cookie"]

@@ -1,4 +1,4 @@
-"""Real requests: httpx and raw sockets against uvicorn, over a real MongoDB, from many clients at once.
+"""Real requests: httpx2 and raw sockets against uvicorn, over a real MongoDB, from many clients at once.
 
 The log-ins run a second time in virtual time, where the network and the database are as slow as the test wants them.
 """
@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
-import httpx
+import httpx2
 import pytest
 from pymongo import MongoClient
 from starlette.applications import Starlette
@@ -132,7 +132,7 @@ class Browser:
         """One request, with the cookies that the jar holds now."""
         cookie = self.jar.header()
         reply = await self._fetch(
-            f"/{page}?{httpx.QueryParams({key: str(value) for key, value in query.items()})}",
+            f"/{page}?{httpx2.QueryParams({key: str(value) for key, value in query.items()})}",
             [("cookie", cookie)] if cookie else [],
         )
         self.jar.receive(reply.headers)
@@ -192,10 +192,10 @@ class Site:
     async def fetching(self) -> AsyncGenerator[Fetch]:
         """Ways to the server, as many connections as there are requests at a time. They are spread over several
         clients: the time that one takes to find a free connection grows with the square of their number."""
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
         async with AsyncExitStack() as stack:
             clients = [
-                httpx.AsyncClient(base_url=self.url, limits=limits, timeout=60, trust_env=False, verify=False)
+                httpx2.AsyncClient(base_url=self.url, limits=limits, timeout=60, trust_env=False, verify=False)
                 for _ in range(CLIENTS_OF_HTTPX)
             ]
             turns = itertools.cycle([await stack.enter_async_context(client) for client in clients])
@@ -530,7 +530,7 @@ async def test_forged_cookies_over_a_socket(open_site: Callable[..., Site]) -> N
 
     clock = HandClock()
     site = open_site("pymongo", clock=clock)
-    url = httpx.URL(site.url)
+    url = httpx2.URL(site.url)
     async with site.fetching() as fetch:
         browser = Browser(fetch, clock)
         await browser.get("store", key="a")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +32,10 @@ async def test_the_starlette_application_runs_as_it_stands(mongod_uri: str, monk
     namespace: dict[str, Any] = {}
     exec(compile(blocks("python")[1], "README.md", "exec"), namespace)
     app = namespace["app"]
-    transport = httpx.ASGITransport(app)
+    transport = httpx2.ASGITransport(app)
     async with (
         namespace["lifespan"](app),
-        httpx.AsyncClient(transport=transport, base_url="https://shop.example") as http,
+        httpx2.AsyncClient(transport=transport, base_url="https://shop.example") as http,
     ):
         visits = [(await http.get("/")).text for _ in range(3)]
     assert visits == ["visit 1", "visit 2", "visit 3"]

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from tornado import gen, httputil, netutil, web
 from tornado.httpclient import HTTPClientError, HTTPRequest
@@ -123,9 +123,9 @@ class Visitor:
         self.jar = Jar(clock)
         self._sockets: list[WebSocketClientConnection] = []
 
-    async def ask(self, path: str = "/", method: str = "GET", **options: Any) -> httpx.Response:
+    async def ask(self, path: str = "/", method: str = "GET", **options: Any) -> httpx2.Response:
         headers = [*self.cookie(), *options.pop("headers", {}).items()]
-        async with httpx.AsyncClient(base_url=f"http://{self.address}", verify=False) as http:  # loads no certificates
+        async with httpx2.AsyncClient(base_url=f"http://{self.address}", verify=False) as http:  # loads no certificates
             answer = await http.request(method, path, headers=headers, **options)
         self.jar.receive(answer.headers.multi_items())
         return answer
@@ -894,7 +894,7 @@ async def test_an_error_that_cannot_be_answered_closes_the_connection(
 
     visitor = world.serve(("/hopeless", Hopeless))
     world.fail("create")
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(httpx2.RemoteProtocolError):
         await visitor.ask("/hopeless")
     assert "ValueError: no headers" in caplog.text
 
@@ -962,7 +962,7 @@ async def test_a_body_that_breaks_its_promise_is_logged_and_the_connection_close
 
     visitor = world.serve(("/length/(.*)", Short))
     for length in ("3", "5"):
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx2.RemoteProtocolError):
             await visitor.ask(f"/length/{length}")
     assert "more data than Content-Length" in caplog.text
     assert "less than Content-Length" in caplog.text
@@ -1348,7 +1348,7 @@ async def test_of_200_parallel_requests_no_write_is_lost(real: World) -> None:
     visitor = real.serve()
     await visitor.ask("/?start=1")
     real.clock.advance(6)  # the token is due as well
-    async with httpx.AsyncClient(base_url=f"http://{visitor.address}", timeout=60, verify=False) as http:
+    async with httpx2.AsyncClient(base_url=f"http://{visitor.address}", timeout=60, verify=False) as http:
         headers = dict(visitor.cookie())
         answers = await asyncio.gather(*(http.get(f"/?k{n}=1", headers=headers) for n in range(200)))
     assert {answer.status_code for answer in answers} == {200}
@@ -1360,7 +1360,7 @@ async def test_of_200_parallel_requests_no_write_is_lost(real: World) -> None:
 async def test_200_redirects_read_what_was_written(real: World) -> None:
     visitor = real.serve(("/form", Form))
     read: list[str] = []
-    async with httpx.AsyncClient(base_url=f"http://{visitor.address}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://{visitor.address}") as http:
         for n in range(200):
             answer = await http.post("/form", data={"n": str(n)}, headers=dict(visitor.cookie()))
             visitor.jar.receive(answer.headers.multi_items())
