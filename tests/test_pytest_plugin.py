@@ -20,7 +20,7 @@ def session_settings() -> dict[str, Any]:
     return {"timeouts": Timeouts(idle=900)}
 
 
-def run(directory: Path, *arguments: str, **files: str) -> str:
+def run(directory: Path, **files: str) -> str:
     """Run a test suite in a process of its own, with every warning an error.
 
     Returns:
@@ -28,7 +28,7 @@ def run(directory: Path, *arguments: str, **files: str) -> str:
     """
     for name, text in files.items():
         (directory / f"{name}.py").write_text(dedent(text))
-    command = (sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
+    command = (sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider")
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     last = [line for line in (done.stdout + done.stderr).splitlines() if line][-1]
     return re.sub(r" in [\d.]+s.*", "", last)
@@ -64,6 +64,9 @@ async def test_the_fixtures_belong_together(
         assert session.verdict == "ended"
     assert session_events.kinds == ["created", "created", "rotated"]
     assert session_engine.clock is session_clock
+    assert session_browser.jar.header() is not None
+    session_clock.advance(Timeouts().absolute)
+    assert session_browser.jar.header() is None  # by the same clock
 
 
 def test_each_test_begins_anew(session_events: Events, session_engine: MemoryEngine, session_clock: HandClock) -> None:
@@ -123,22 +126,19 @@ def test_a_suite_of_others(tmp_path: Path) -> None:
     assert outcome == "3 passed"
 
 
-UNTOUCHED = """
-    import sys
-
-
-    def test_what_pytest_has_imported():
-        assert "mongosession_pytest" in sys.modules
-        assert not {"mongosession", "mongosession.engine", "pymongo", "bson", "motor"} & sys.modules.keys()
-"""
-
-
 def test_a_suite_without_sessions_does_not_pay(tmp_path: Path) -> None:
-    assert run(tmp_path, test_untouched=UNTOUCHED) == "1 passed"
+    outcome = run(
+        tmp_path,
+        test_untouched="""
+            import sys
 
 
-def test_a_suite_can_do_without(tmp_path: Path) -> None:
-    assert run(tmp_path, "-p", "no:mongosession", test_untouched=UNTOUCHED) == "1 failed"
+            def test_what_pytest_has_imported():
+                assert "mongosession_pytest" in sys.modules
+                assert not {"mongosession", "mongosession.engine", "pymongo", "bson", "motor"} & sys.modules.keys()
+        """,
+    )
+    assert outcome == "1 passed"
 
 
 def test_the_library_needs_no_pytest() -> None:

@@ -323,6 +323,10 @@ async def test_an_engine_on_memory_takes_settings() -> None:
     assert (await same.open(cookie)).created_at == datetime.fromtimestamp(1_800_000_000, UTC)
 
 
+def test_every_run_of_a_test_has_the_same_chance() -> None:
+    assert MemoryEngine().logged_in("user:42") == MemoryEngine().logged_in("user:42")
+
+
 async def test_two_engines_on_memory_share_nothing() -> None:
     one, other = MemoryEngine(), MemoryEngine()
     one.clock.advance(60)
