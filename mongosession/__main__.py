@@ -1,16 +1,19 @@
-"""The command line: ``python -m mongosession key`` prints a new secret key."""
+"""The command line, ``python -m mongosession --help``. What it needs comes with the extra ``cli``."""
 
-import argparse
-import secrets
+import sys
+from importlib.util import find_spec
 
 
 def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m mongosession", description="Tools for mongosession.")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    commands.add_parser("key", help="print a new secret key: 256 random bits as text")
-    parser.parse_args()
-    print(secrets.token_urlsafe(32))
+    """Run the command line. Exit codes: see ``docs/command-line.md``."""
+    if not (find_spec("click") and find_spec("rich")):
+        without = """; a key without it: python -c "import secrets; print(secrets.token_urlsafe(32))\""""
+        hint = without if sys.argv[1:2] == ["key"] else ""
+        print(f'the command line is an extra: pip install "mongosession[cli]"{hint}', file=sys.stderr)
+        sys.exit(2)
+    from mongosession.commands import cli  # noqa: PLC0415  # not before it is known to be possible
+
+    cli(prog_name="python -m mongosession" if sys.argv[0].endswith("__main__.py") else None)
 
 
 if __name__ == "__main__":

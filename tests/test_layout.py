@@ -39,20 +39,23 @@ ROOMS = {
     "mongo": "store errors policy values",
     "mongod": "",
     "testing": "engine events memory mongo session store",
-    "__main__": PUBLIC,
+    "check": "keys policy",
+    "inspection": "check errors mongo policy store",
+    "commands": f"{PUBLIC} check inspection",
+    "__main__": "commands",
 }
 
 # No I/O, no clock, no randomness: time and chance are arguments, so that every interleaving can be run in a test.
 PURE = {
     *("errors", "events", "policy", "http", "keys", "tokens", "values", "session", "signed", "cookies", "store"),
-    *("rotation", "tracker", "plan", "settings"),
+    *("rotation", "tracker", "plan", "settings", "check"),
 }
 IMPURE_MODULES = {"anyio", "asyncio", "importlib", "logging", "motor", "os", "pymongo", "random", "secrets", "time"}
 IMPURE_CALLS = {"now", "utcnow", "today", "uuid1", "uuid4"}  # of datetime, date and uuid, which values are made of
 
 # The drivers' packages, and the only rooms that may import them.
 DRIVERS = {
-    "pymongo": {"mongo", "mongod"},
+    "pymongo": {"mongo", "mongod", "inspection"},
     "motor": {"mongo"},
     "bson": {"mongo", "values"},
 }
