@@ -19,7 +19,7 @@ from mongosession.rotation import expiry
 from mongosession.session import Session, tracker
 from mongosession.store import DESTROYED, ENDED, Changes, Record, Stamp
 from mongosession.tokens import EPOCH_BYTES, SID_BYTES, Token, deadline, session_id
-from mongosession.tracker import Difference, Life, Renewal, Tracker
+from mongosession.tracker import FRESH, Difference, Life, Renewal, Tracker
 from mongosession.values import EMPTY, Delta, dump
 
 AFTER_LATENESS = 300.0
@@ -193,11 +193,12 @@ def too_large(key: str, encoding: bytes, size: int, max_data: int) -> DataError:
 
 
 def _end(about: Tracker, case: _Case) -> Plan:
-    """Log-out. Also a late or refused request ends the session it names: a log-out must not be lost."""
+    """Log-out. Also a late or refused request ends the session it names, and one whose session was renewed while it was
+    handled: a log-out must not be lost."""
     if about.judgement.verdict is Verdict.UNAVAILABLE:  # the session goes on, so its cookie must
         reason = "the database is away"
         return Plan(events=(Event(EventKind.DROPPED_DESTROY, reason=reason), *_dropped(case, about, reason)))
-    holds = about.record is not None or about.judgement.verdict in (Verdict.LATE, Verdict.COPIED)
+    holds = about.record is not None or about.judgement.verdict not in FRESH
     end = None
     if about.token is not None and holds and not about.revoked:
         end = Update(session_id(about.token.sid), None, ending(DESTROYED, now=case.now, rotation=case.terms.rotation))

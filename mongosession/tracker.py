@@ -368,7 +368,7 @@ class Tracker:
         return uncertain
 
     def _plainly_changed(self, data: dict[str, Any], key: str, standing: Operation | None) -> bool:
-        if self.replaced or self.record is None:
+        if self.replaced or (self.record is None and not self._base):  # nobody else can have written there
             return True
         value = dict.get(data, key, _MISSING)
         if standing is None and key not in self._base:

@@ -272,6 +272,8 @@ async def test_a_session_that_has_gone_gives_nothing_and_takes_nothing(shop: Sho
     shop.events.clear()
     assert await popping.session.pop_once("flash", "none") == "none"
     assert popping.session == {}
+    assert popping.session.late
+    assert popping.session.id is None
     assert await popping.answer() == [("Vary", "Cookie")]
     assert shop.events == []
     assert await setting.session.set_default("a", 1) == 1

@@ -1262,6 +1262,25 @@ async def test_a_log_out_that_is_saved_early_deletes_the_cookie_with_the_headers
     assert await world.living() == 0
 
 
+@pytest.mark.parametrize("sent", [False, True])
+async def test_a_log_out_counts_even_where_the_session_was_renewed_meanwhile(world: World, *, sent: bool) -> None:
+    await world.begin()
+    slow = world.browser.send()
+    session = await slow.open()
+    async with world.browser.visit() as other:
+        other.renew()
+    if sent:
+        await slow.answer()
+    session["n"] = 1
+    assert not await session.save()
+    session.destroy()
+    if sent:
+        assert not await session.save()
+    else:
+        await slow.answer()
+    assert await world.living() == 0
+
+
 async def test_saving_while_streaming_tells_whether_the_session_lives(world: World) -> None:
     session_id = await world.begin()
     exchange = world.browser.send()

@@ -1,10 +1,10 @@
 """How long a session lives, what it says of itself, and how many of them a subject may have."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import anyio
 import pytest
 
 from mongosession import Cookie, EventKind, MongoStore, Rotation, SessionEngine, StoreUnavailable, Timeouts
@@ -228,6 +228,29 @@ async def test_a_failed_save_is_made_up_for(world: World) -> None:
     record = await world.record(its_id)
     assert (record.idle, record.persistent, record.description) == (60, False, {"address": "::2"})
     assert age_of(headers) is None
+
+
+async def test_what_is_said_during_a_save_that_fails_counts_more(world: World) -> None:
+    its_id = await world.begin()
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session.set_expiry(idle=60)
+    session.describe(address="::1")
+
+    @asynccontextmanager
+    async def meanwhile(call: str) -> AsyncGenerator[None]:
+        session.set_expiry(idle=70)
+        session.describe(address="::2")
+        raise StoreUnavailable("away")
+        yield
+
+    world.store.around = meanwhile
+    with pytest.raises(StoreUnavailable):
+        await session.save()
+    world.recover()
+    await exchange.answer()
+    record = await world.record(its_id)
+    assert (record.idle, record.description) == (70, {"address": "::2"})
 
 
 @pytest.mark.parametrize("idle", [0, -1, float("nan"), float("inf"), True, "60"])
@@ -462,13 +485,26 @@ async def test_it_costs_a_log_in_one_more_read_and_others_nothing(site: Site) ->
 
 async def test_log_ins_at_the_same_moment_leave_as_many_as_the_limit(world: World) -> None:
     engine = world.serve(max_sessions=2)
-    browsers = [Browser(engine, world.clock) for _ in range(5)]
-    exchanges = [browser.send() for browser in browsers]
+    exchanges = [Browser(engine, world.clock).send() for _ in range(5)]
     for exchange in exchanges:
         (await exchange.open()).renew(subject="a")
-    async with anyio.create_task_group() as group:
-        for exchange in exchanges:
-            group.start_soon(exchange.answer)
+    arrived = 0
+    all_written = asyncio.Event()
+
+    @asynccontextmanager
+    async def together(call: str) -> AsyncGenerator[None]:
+        """Nobody counts before all have logged in; and no two find them in the same order."""
+        nonlocal arrived
+        if call == "find":
+            arrived += 1
+            world.memory.shuffle(arrived)
+            if arrived == len(exchanges):
+                all_written.set()
+            await all_written.wait()
+        yield
+
+    world.store.around = together
+    await asyncio.gather(*(exchange.answer() for exchange in exchanges))
     assert await world.living() == 2
 
 

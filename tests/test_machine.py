@@ -144,7 +144,8 @@ class Asked(NamedTuple):
 class Doings:
     """What a handler did to the data, as far as other requests see it: per key, last write wins, operators add up.
 
-    Keys `a` and `b` are set and deleted, `n` is incremented, `l` appended to. No value is set twice.
+    Keys `a` and `b` are set and deleted, `n` is incremented, `l` appended to, `o` set and popped at once. No value is
+    set twice.
     """
 
     def __init__(self, base: dict[str, Any]) -> None:
@@ -258,7 +259,8 @@ class Site(RuleBasedStateMachine):
     servers = st.integers(0, 1)
     numbers = st.integers(0, 1000)
     data_deeds = st.lists(
-        st.sampled_from(["set a", "set a", "set b", "delete a", "increment", "append", "clear"]), max_size=3
+        st.sampled_from(["set a", "set a", "set b", "delete a", "increment", "append", "clear", "give", "take"]),
+        max_size=3,
     )
     intents = st.sampled_from(
         [*[[]] * 14, ["renew alice"], ["renew bob"], *[["renew keep"]] * 2, ["renew nobody"], ["destroy"]]
@@ -544,7 +546,10 @@ class Site(RuleBasedStateMachine):
         for deed in deeds:
             self.marks += 1
             subject = deed.split()[-1] if deed.startswith("renew") else session.subject
-            done.do(deed, session, f"{subject} {self.marks}")
+            if deed in ("give", "take"):
+                self.at_once(request, session, done, deed, f"{subject} {self.marks}")
+            else:
+                done.do(deed, session, f"{subject} {self.marks}")
         request.answered = True
         self.events.clear()
         self.run(request.exchange.answer(status=status))
@@ -567,6 +572,33 @@ class Site(RuleBasedStateMachine):
             self.compare(known)
         if request.known is not None:
             self.compare(request.known)
+
+    def at_once(self, request: Request, session: Session, done: Doings, deed: str, mark: str) -> None:
+        """`set_default` or `pop_once` on the key `o`: it is done now, and whatever becomes of the request."""
+        known, seen = request.known, session.get("o")
+        asks = session.id is not None and not done.replaced and (seen is None) == (deed == "give")
+        alive = known is not None and known.epoch is not None and known.epoch == request.epoch
+        present = known.now.data.get("o") if asks and alive and known is not None else None
+        if deed == "give":
+            expected = seen or present or mark
+            assert self.run(session.set_default("o", mark)) == session["o"] == expected
+        else:
+            expected = present if asks else seen
+            assert self.run(session.pop_once("o")) == expected
+            assert "o" not in session
+        if not asks or not alive or known is None:
+            if deed == "take":
+                done.put.pop("o", None)
+            if deed == "give" and seen is None:
+                done.put["o"] = expected
+            elif asks:
+                done.base.pop("o", None)
+            return
+        data = {name: value for name, value in known.now.data.items() if name != "o"}
+        done.base.pop("o", None)
+        if deed == "give":
+            data["o"] = done.base["o"] = expected
+        known.now, known.history = known.now._replace(data=data), []  # a majority has confirmed it
 
     def carried_out(self, request: Request, done: Doings, token: Token | None, now: float, *, discards: bool) -> bool:
         """What becomes of a request's doings. Returns whether the changes of data were kept."""

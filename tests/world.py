@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from random import Random
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +25,12 @@ class Memory(MemoryStore):
     async def create(self, record: Record) -> None:
         await super().create(record)
         self.ids.append(record.id)
+
+    def shuffle(self, seed: int) -> None:
+        """From now on, the order in which sessions are found is another one."""
+        records = list(self._records.items())
+        Random(seed).shuffle(records)
+        self._records = dict(records)
 
 
 class World:
