@@ -12,7 +12,10 @@ from typing import Any
 import flask
 import httpx2
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
+
+from mongosession import EventKind
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,6 +59,20 @@ def test_websocket_chat() -> None:
         with http.websocket_connect("wss://shop.example/chat") as socket:
             socket.send_text("again")
             assert socket.receive_text() == "ann (2): again"
+
+
+def test_metrics() -> None:
+    with browse("metrics") as http:
+        assert http.get("/").text == "visit 1"
+        assert http.post("/login/ann").text == "visit 2"
+        answer = http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    samples = [sample for sample in families["mongosession_events"].samples if sample.name.endswith("_total")]
+    assert {tuple(sample.labels) for sample in samples} == {("kind",)}
+    counts = {sample.labels["kind"]: sample.value for sample in samples}
+    assert counts.keys() == {*map(str, EventKind)}  # those that have not happened, too
+    assert {kind: count for kind, count in counts.items() if count} == {"created": 1, "renewed": 1}
 
 
 @asynccontextmanager
