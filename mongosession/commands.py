@@ -210,7 +210,7 @@ def stats(where: Where, as_json: bool) -> None:
 
     place, found = _run(where, work)
     if as_json:
-        storage = found.storage._asdict() | {"per_session": found.storage.per_session}
+        storage = found.storage._asdict() | {"per_document": found.storage.per_document}
         _print_json(found._asdict() | {"data": found.data._asdict(), "storage": storage})
     else:
         _print_stats(place, found)
@@ -495,9 +495,10 @@ def _print_stats(place: str, found: Stats) -> None:
         ("data of a living session, median", _bytes(found.data.median)),
         ("  95 % have at most", _bytes(found.data.p95)),
         ("  the largest", _bytes(found.data.largest)),
-        ("on disk, documents", _bytes(storage.disk)),
+        ("all documents, as BSON", _bytes(storage.bytes)),
+        ("on disk since the last checkpoint", _bytes(storage.disk)),
         *((f"  index {name}", _bytes(size)) for name, size in storage.indexes.items()),
-        ("  a session, all in all", _bytes(storage.per_session)),
+        ("  all in all, a document", _bytes(storage.per_document)),
     )
     _print(Text(place, style="bold"), "", counts, "", ages, "", sizes)
 

@@ -41,7 +41,7 @@ class Storage(NamedTuple):
     Attributes:
         documents: how many there are, ended ones included.
         bytes: of all documents, as BSON.
-        disk: bytes of the collection's file: compressed, with free space that is used again.
+        disk: bytes of the collection's file as of the last checkpoint (one a minute): compressed, with free space.
         indexes: bytes of each index.
     """
 
@@ -51,7 +51,7 @@ class Storage(NamedTuple):
     indexes: Mapping[str, int]
 
     @property
-    def per_session(self) -> int:
+    def per_document(self) -> int:
         """Bytes on disk a document, indexes included; 0 where there is none."""
         return round((self.disk + sum(self.indexes.values())) / self.documents) if self.documents else 0
 
