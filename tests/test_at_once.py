@@ -190,6 +190,23 @@ async def test_while_streaming_the_database_is_asked(world: World) -> None:
     assert await world.read() == {"n": 2}
 
 
+@pytest.mark.parametrize("kept_alive", [False, True])
+async def test_a_connection_that_outlives_the_session_gets_nothing_of_it(world: World, *, kept_alive: bool) -> None:
+    await world.begin({"ticket": "t"})
+    exchange = world.browser.send()
+    session = await exchange.open()
+    await exchange.answer()
+    for _ in range(3):
+        world.clock.advance(2500)
+        if kept_alive:
+            await world.read()
+    assert await session.set_default("n", 1) == 1
+    assert await session.pop_once("ticket") == "t"  # from the database, or what the connection has in its hands
+    assert session.late is not kept_alive
+    assert world.store.take().count("pop") == int(kept_alive)
+    assert await world.read() == ({"n": 1} if kept_alive else {})
+
+
 async def test_a_response_depends_on_it(world: World) -> None:
     await world.begin({"n": 1})
     for call in ("pop_once", "set_default"):
@@ -277,6 +294,7 @@ async def test_a_session_that_has_gone_gives_nothing_and_takes_nothing(shop: Sho
     assert await popping.answer() == [("Vary", "Cookie")]
     assert shop.events == []
     assert await setting.session.set_default("a", 1) == 1
+    assert setting.session.late
     assert await setting.answer() == [("Vary", "Cookie")]
     assert shop.events == [EventKind.DROPPED_WRITE]
     assert await shop.holds() == ({"flash": 1} if end == "renew" else {})
