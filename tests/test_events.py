@@ -2,13 +2,20 @@
 
 import json
 import logging
+import re
+import sys
 import tracemalloc
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from mongosession import MemoryStore, Rotation, Session, SessionEngine
 from mongosession.events import Event, EventKind, Verdict
@@ -454,3 +461,71 @@ async def test_no_event_and_no_record_holds_a_credential(kind: EventKind, caplog
     told = [repr(event) for event in events]
     told += [logging.Formatter().format(record) + repr(vars(record)) for record in caplog.records]
     assert not [secret for line in told for secret in secrets if secret in line]
+
+
+# The page about all of this.
+
+PAGE = (Path(__file__).parent.parent / "docs" / "events.md").read_text()
+
+
+def block(word: str) -> dict[str, Any]:
+    """What the page's block with this word in it defines, after the page's first one."""
+    namespace: dict[str, Any] = {}
+    first, *others = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (code,) = [each for each in others if word in each]
+    exec(compile(first + code, "events.md", "exec"), namespace)
+    return namespace
+
+
+def test_the_table_of_the_documentation_is_true() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (debug|warning) \| .{10,} \| .{7,} \|$", PAGE, re.MULTILINE)
+    levels = {kind: "warning" if kind in WARNINGS else "debug" for kind in EventKind}
+    assert dict(rows) == levels
+    assert len(rows) == len(levels)
+    described = re.findall(r"^\| `(\w+)` \| [^|]+ \|$", PAGE, re.MULTILINE)
+    assert described == [*Event._fields]
+
+
+def test_the_limit_of_the_documentation_is_true() -> None:
+    assert f"an engine logs {LIMIT} records in {SECONDS:.0f} seconds" in PAGE
+
+
+def test_the_json_formatter_of_the_documentation(clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(event: Event) -> None:
+        raise RuntimeError("cannot count")
+
+    written = StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    handler: logging.Handler = block("JsonFormatter")["handler"]
+    logger = logging.getLogger(NAME)
+    logger.addHandler(handler)
+    try:
+        log = EventLog(clock)
+        flood(log, LIMIT + 3, Event(EventKind.DROPPED_WRITE, "0badcafe", keys=("a",), reason='"quoted"\n'))
+        log.close()
+        EventLog(clock, broken).emit(COPIED)
+    finally:
+        logger.removeHandler(handler)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert len(lines) == LIMIT + 3
+    assert lines[0]["level"] == "WARNING"
+    assert lines[0].items() >= {"kind": "dropped_write", "session_id": "0badcafe", "reason": '"quoted"\n'}.items()
+    assert lines[LIMIT].items() >= {"kind": "dropped_write", "held_back": 3}.items()
+    assert lines[LIMIT + 2]["kind"] == "copied"
+    assert "RuntimeError: cannot count" in lines[LIMIT + 2]["exception"]
+
+
+async def test_the_opentelemetry_counter_of_the_documentation() -> None:
+    reader = InMemoryMetricReader()
+    metrics.set_meter_provider(MeterProvider([reader]))
+    engine: SessionEngine = block("opentelemetry")["engine"]
+    for _ in range(3):
+        session = await engine.open(None)
+        session["basket"] = ["tea"]
+        await engine.commit(session)
+    data = reader.get_metrics_data()
+    assert data is not None
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    assert metric.name == "mongosession.events"
+    points: list[Any] = list(metric.data.data_points)
+    assert [(dict(point.attributes), point.value) for point in points] == [({"kind": "created"}, 3)]

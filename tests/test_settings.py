@@ -2,9 +2,12 @@
 
 import inspect
 import logging
+import re
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -281,3 +284,35 @@ def test_a_short_key_is_told_by_its_place_and_length(name: str, length: int, cap
         assert not [key for key in (OTHER, KEY, short) if key in str(seen) and len(key) > 1]
         seen = seen.__cause__ or seen.__context__
     assert caplog.records == []
+
+
+# The page about all of this.
+
+PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
+
+
+def test_the_table_of_the_documentation_is_true() -> None:
+    rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in PAGE.read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    policies = {"rotation": Rotation, "timeouts": Timeouts, "cookie": Cookie}
+    defaults: dict[str, tuple[str, Any]] = {}
+    for name, parameter in inspect.signature(SessionEngine).parameters.items():
+        if name in policies:
+            for each in fields(policies[name]):
+                defaults[f"{policies[name].__name__}.{each.name}"] = (name, each.default)
+        elif name != "store":
+            defaults[name] = (name, parameter.default)
+    assert [row[0] for row in rows] == [*defaults]  # in the order of the constructors
+
+    variables = {(argument, field or argument): variable for variable, (argument, field, _) in VARIABLES.items()}
+    for setting, variable, default, why in rows:
+        argument, expected = defaults[setting]
+        assert variable == variables.get((argument, setting.rpartition(".")[2]), ""), setting
+        if expected is inspect.Parameter.empty:
+            assert default == "required"
+        else:
+            assert eval(default, {"time": time, "secrets": secrets}) == expected, setting
+        assert re.fullmatch(r"\S.{10,}\.", why), setting
