@@ -1,0 +1,601 @@
+"""The command line as its operator meets it: what it prints, what it asks, which code it exits with."""
+
+import asyncio
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner, Result
+from pymongo import MongoClient
+from pymongo.collection import Collection
+
+from mongosession import MongoStore, Session, SessionEngine
+from mongosession.commands import cli
+from mongosession.inspection import close, connect, gather, measure
+from mongosession.policy import Timeouts
+from mongosession.store import ENDED
+
+from .conftest import CLIENTS, Connect
+
+ROOT = Path(__file__).parent.parent
+KEY = "GmmWcE-PPqJ29tkYNYYKAuhyflknjMxwaHa0gAWjZPg"
+
+APPLICATION = """\
+from {module} import {client}
+from mongosession import Cookie, MongoStore, SessionEngine
+
+events = []
+engine = SessionEngine(
+    MongoStore({client}({uri!r}).mongosession_test[{name!r}], timeout={timeout}),
+    keys=[{key!r}],
+    cookie=Cookie(name="shop"),
+    on_event=events.append,
+)
+
+def make():
+    return engine
+
+async def make_soon():
+    return engine
+"""
+
+
+class Shop:
+    """A collection with sessions in it, and the command line for it."""
+
+    def __init__(self, uri: str, documents: Collection[dict[str, Any]]) -> None:
+        self.uri = uri
+        self.documents = documents
+        self.place = ["--uri", uri, "--collection", documents.full_name]
+
+    def run(self, *arguments: str, keys: str = KEY, **environment: str) -> Result:
+        """A command on this collection, in a clean environment."""
+        return run(*arguments, *self.place, MONGOSESSION_KEYS=keys, **environment)
+
+    def fill(self, count: int, subject: str | None = None, **details: str) -> None:
+        """Sessions begin, as a request begins them."""
+
+        async def begin() -> None:
+            collection = connect(self.uri, self.documents.full_name)
+            engine = SessionEngine(MongoStore(collection), keys=[KEY])
+
+            async def one() -> None:
+                session: Session = await engine.open(None)
+                session["basket"] = ["tea"]
+                if subject is not None:
+                    session.renew(subject=subject)
+                session.describe(**details)
+                await engine.commit(session)
+
+            await asyncio.gather(*(one() for _ in range(count)))
+            await close(collection)
+
+        asyncio.run(begin())
+
+    def living(self) -> int:
+        return self.documents.count_documents({"epoch": {"$ne": ENDED}})
+
+
+def application(folder: Path, uri: str, name: str, *, driver: str = "pymongo", timeout: float = 5) -> str:
+    """A module with an engine of its own; its name."""
+    module, client = {
+        "pymongo": ("pymongo", "AsyncMongoClient"),
+        "motor": ("motor.motor_asyncio", "AsyncIOMotorClient"),
+    }[driver]
+    made = f"shop_{uuid4().hex}"
+    source = APPLICATION.format(module=module, client=client, uri=uri, name=name, key=KEY, timeout=timeout)
+    (folder / f"{made}.py").write_text(source)
+    return made
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    """A command. Its standard input is no terminal."""
+    clean = {name: None for name in os.environ if name.startswith("MONGOSESSION_")}
+    return CliRunner().invoke(cli, arguments, env={**clean, **environment}, catch_exceptions=False)
+
+
+def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    command = [sys.executable, "-m", "mongosession", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, **options)
+
+
+def complaint(result: Result) -> str:
+    """The one line of an error; nothing else was printed."""
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line.removeprefix("Error: ")
+
+
+@pytest.fixture
+def shop(mongod_uri: str) -> Iterator[Shop]:
+    with MongoClient[dict[str, Any]](mongod_uri) as client:
+        documents = client["mongosession_test"][uuid4().hex]
+        yield Shop(mongod_uri, documents)
+        documents.drop()
+
+
+# key, help, and what is missing.
+
+
+def test_a_key_is_256_random_bits() -> None:
+    first, second = run("key").stdout, run("key").stdout
+    assert re.fullmatch(r"[\w-]{43}\n", first)
+    assert first != second
+    assert re.fullmatch(r"[\w-]{43}", json.loads(run("key", "--json").stdout)["key"])
+
+
+def test_the_help_names_every_command_and_the_exit_codes() -> None:
+    shown = process("--help")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("Usage: python -m mongosession ")
+    for word in ("check", "key", "list", "revoke", "setup", "stats", "Exit codes", "--engine shop.app:engine"):
+        assert word in shown.stdout
+    assert "..." not in shown.stdout.partition("Commands:")[2]  # no sentence is cut
+
+
+def test_the_console_script_is_the_same() -> None:
+    script = Path(sys.executable).with_name("mongosession")
+    shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("Usage: mongosession ")
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_the_extra_one_line_says_what_to_install(missing: str, tmp_path: Path) -> None:
+    hide = (
+        f"import importlib.util as u; find = u.find_spec; u.find_spec = lambda name: name != {missing!r} and find(name)"
+    )
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for arguments, hint in (
+        (["stats"], ""),
+        (["key"], '; a key without it: python -c "import secrets; print(secrets.token_urlsafe(32))"'),
+    ):
+        shown = process(*arguments, env=environment)
+        assert (shown.returncode, shown.stdout) == (2, "")
+        assert shown.stderr == f'the command line is an extra: pip install "mongosession[cli]"{hint}\n'
+
+
+def test_the_library_never_imports_what_the_command_line_needs() -> None:
+    code = "import sys, mongosession, mongosession_asgi, mongosession_wsgi, mongosession_tornado, mongosession.testing"
+    asked = f"{code}; print(sorted({{'click', 'rich'}} & sys.modules.keys()))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "adapters")}
+    shown = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    assert shown.stdout == "[]\n"
+
+
+# Which sessions.
+
+
+@pytest.mark.parametrize(
+    "command", [["setup"], ["stats"], ["list", "x"], ["revoke", "--all", "--yes"], ["check"]], ids=" ".join
+)
+def test_each_command_wants_to_know_which_sessions(command: list[str]) -> None:
+    result = run(*command)
+    assert result.exit_code == 2
+    assert "--engine MODULE:NAME (MONGOSESSION_ENGINE)" in complaint(result)
+    assert run(*command, "--uri", "mongodb://localhost").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--engine", "shop"], "it must be MODULE:NAME"),
+        (["--engine", "no_such_module:engine"], "No module named 'no_such_module'"),
+        (["--engine", "mongosession:no_such_name"], "no_such_name"),
+        (["--engine", "mongosession:__doc__"], "of type str; it must be a SessionEngine or make one"),
+        (["--engine", "mongosession:MemoryStore"], "of type MemoryStore; it must be a SessionEngine or make one"),
+        (["--engine", "mongosession:SessionEngine"], "TypeError"),
+        (["--engine", "a:b", "--uri", "mongodb://localhost"], "leave --uri and --collection away"),
+        (["--uri", "mongodb://localhost", "--collection", "sessions"], "it must be database.collection"),
+        (["--uri", "http://localhost", "--collection", "a.b"], "connection string"),
+        (["--uri", "mongodb://localhost", "--collection", "a b.c"], "makes no sense"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(arguments: list[str], expected: str) -> None:
+    result = run("stats", *arguments)
+    assert result.exit_code == 2
+    assert expected in complaint(result)
+
+
+def test_an_engine_on_memory_has_nothing_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = (
+        f"from mongosession import MemoryStore, SessionEngine\nengine = SessionEngine(MemoryStore(), keys=[{KEY!r}])"
+    )
+    (tmp_path / "on_memory.py").write_text(source)
+    result = run("stats", "--engine", "on_memory:engine")
+    assert result.exit_code == 2
+    assert complaint(result) == "on_memory:engine keeps its sessions in a MemoryStore; it must be a MongoStore"
+
+
+def test_a_setting_that_makes_no_sense_is_one_line(shop: Shop) -> None:
+    for command in (["stats"], ["check"]):
+        result = shop.run(*command, MONGOSESSION_TTL="soon")
+        assert result.exit_code == 2
+        assert complaint(result).startswith("MONGOSESSION_TTL is 'soon'")
+
+
+@pytest.mark.parametrize("driver", CLIENTS)
+@pytest.mark.parametrize("name", ["engine", "make", "make_soon"])
+def test_the_engine_of_an_application(
+    shop: Shop, driver: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shop.fill(3, "user:1")
+    spec = f"{application(tmp_path, shop.uri, shop.documents.name, driver=driver)}:{name}"
+    result = run(
+        "stats", "--json", "--engine", spec, MONGOSESSION_ENGINE="other:engine", MONGOSESSION_URI="mongodb://x"
+    )
+    assert json.loads(result.stdout)["living"] == 3
+
+
+def test_an_application_that_the_environment_names(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shop.fill(1)
+    spec = f"{application(tmp_path, shop.uri, shop.documents.name)}:engine"
+    assert json.loads(run("stats", "--json", MONGOSESSION_ENGINE=spec).stdout)["living"] == 1
+
+
+@pytest.mark.parametrize("driver", CLIENTS)
+def test_an_application_in_the_current_directory(shop: Shop, driver: str, tmp_path: Path) -> None:
+    shop.fill(2, "user:1")
+    name = application(tmp_path, shop.uri, shop.documents.name, driver=driver)
+    ended = process("revoke", "--subject", "user:1", "--yes", "--engine", f"{name}:engine", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ended: 2\n", "")
+    checked = process("check", "--json", "--engine", f"{name}:engine", cwd=tmp_path)
+    assert checked.returncode == 1
+    assert checked.stderr == ""  # no warning of a client that was not closed
+    shown = json.loads(checked.stdout)
+    assert shown["checked"].endswith(f"settings of {name}:engine")
+    assert {"severity": "warning", "about": "cookie"}.items() <= next(
+        each for each in shown["findings"] if "shop has no prefix" in each["what"]
+    ).items()
+
+
+def test_what_was_typed_counts_before_the_environment(shop: Shop) -> None:
+    shop.fill(1)
+    assert shop.run("revoke", "--all", "--yes", MONGOSESSION_ENGINE="production:engine").stdout == "ended: 1\n"
+
+
+def test_the_environment_may_say_it_all(shop: Shop) -> None:
+    shop.fill(1)
+    place = {"MONGOSESSION_URI": shop.uri, "MONGOSESSION_COLLECTION": shop.documents.full_name}
+    assert json.loads(run("stats", "--json", **place).stdout)["living"] == 1
+
+
+@pytest.mark.parametrize(
+    "command", [["setup"], ["stats"], ["list", "x"], ["revoke", "--all", "--yes"], ["check"]], ids=" ".join
+)
+@pytest.mark.parametrize("driver", CLIENTS)
+def test_a_database_that_is_away_is_one_line(
+    command: list[str], driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = f"{application(tmp_path, 'mongodb://127.0.0.1:9', 'sessions', driver=driver, timeout=0.2)}:engine"
+    result = run(*command, "--engine", spec)
+    assert result.exit_code == 3
+    said = complaint(result)
+    assert said.startswith("the database is away: 127.0.0.1:9: ")
+    assert said.endswith("does the server run, and is its address right?")
+    assert len(said) < 200
+
+
+@pytest.mark.parametrize(
+    "command", [["setup"], ["stats"], ["list", "user:1"], ["revoke", "--all", "--yes"]], ids=" ".join
+)
+def test_keys_are_needed_by_none_but_check(command: list[str], shop: Shop) -> None:
+    shop.fill(1, "user:1")
+    assert shop.run(*command, keys="").exit_code == 0
+    checked = shop.run("check", "--json", keys="")
+    assert checked.exit_code == 1
+    assert "MONGOSESSION_KEYS is not set" in checked.stdout
+
+
+# setup and check.
+
+
+def test_setup_makes_the_collection_ready_and_may_be_repeated(shop: Shop) -> None:
+    for _ in range(2):
+        result = shop.run("setup")
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert result.stdout.splitlines() == [
+            f"{shop.documents.full_name} is ready",
+            "indexes: _id_, mongosession_expiry, mongosession_subject",
+        ]
+    refused = shop.run("setup", "--clustered")
+    assert refused.exit_code == 1
+    assert "is not clustered" in complaint(refused)
+
+
+def test_setup_can_cluster_the_collection(shop: Shop) -> None:
+    assert shop.run("setup", "--clustered").stdout.startswith(
+        f"{shop.documents.full_name} is ready, clustered by _id\n"
+    )
+    assert json.loads(shop.run("setup", "--json").stdout) == {
+        "collection": shop.documents.full_name,
+        "indexes": ["_id_", "mongosession_expiry", "mongosession_subject"],
+        "clustered": True,
+    }
+
+
+def test_check_before_and_after_setup(shop: Shop) -> None:
+    before = shop.run("check")
+    assert (before.exit_code, before.stderr) == (1, "")
+    assert f"{shop.documents.full_name} is not there" in before.stdout
+    shop.documents.create_index("expires_at")
+    half = json.loads(shop.run("check", "--json").stdout)
+    assert [each["what"][:40] for each in half["findings"] if each["severity"] == "failure"] == [
+        "the index 'expires_at_1' on {'expires_at",
+        "the index mongosession_subject on subjec",
+    ]
+    shop.documents.drop()
+    shop.run("setup")
+    after = json.loads(shop.run("check", "--json").stdout)
+    assert after["worst"] == "warning"
+    assert [each["about"] for each in after["findings"] if each["severity"] == "warning"] == ["topology"]
+    assert all(each.keys() == {"severity", "about", "what", "why", "source", "way_out"} for each in after["findings"])
+
+
+def test_check_exits_with_0_where_all_is_well(replica_uri: str) -> None:
+    name = uuid4().hex
+    place = ["--uri", replica_uri, "--collection", f"mongosession_test.{name}"]
+    run("setup", *place)
+    result = run("check", *place, MONGOSESSION_KEYS=KEY)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "a replica set, and the driver repeats writes" in result.stdout
+    assert "w=majority" in result.stdout
+    assert KEY not in result.stdout
+    assert [*result.stdout.splitlines()][-1].endswith(" ok")
+    with MongoClient[dict[str, Any]](replica_uri) as client:
+        client["mongosession_test"].drop_collection(name)
+
+
+async def test_facts_are_the_same_by_either_driver(connect: Connect, driver: str) -> None:
+    collection = connect(driver, replica=True, w=1, retryWrites=False, tz_aware=True)
+    await MongoStore(collection, clustered=True).setup()
+    facts = await gather(MongoStore(collection))
+    assert facts.exists
+    assert "clusteredIndex" in facts.options
+    assert set(facts.indexes) == {"_id_", "mongosession_expiry", "mongosession_subject"}
+    assert facts.index_faults == []
+    assert facts.version >= (4, 4)
+    assert facts.topology == "replica set"
+    assert (facts.write_concern, facts.retry_writes, facts.ttl_monitor) == ({"w": 1}, False, True)
+    assert abs(facts.clock_ahead) <= facts.clock_error + 0.1
+
+
+async def test_a_clock_that_is_ahead_is_measured(connect: Connect, driver: str) -> None:
+    def fast() -> float:
+        return datetime.now(UTC).timestamp() + 300
+
+    facts = await gather(MongoStore(connect(driver)), clock=fast)
+    assert 299.9 < facts.clock_ahead < 300.1
+
+
+# stats.
+
+
+async def test_stats_tell_states_ages_and_sizes(connect: Connect, driver: str) -> None:
+    collection = connect(driver)
+    now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    timeouts = Timeouts(idle=7200, absolute=20 * 86400)
+
+    def a(created: timedelta, seen: timedelta, size: int = 0, **fields: Any) -> dict[str, Any]:
+        times = {"created_at": now - created, "seen_at": now - seen}
+        return {"_id": uuid4().bytes, "epoch": 7, "data": {"text": "x" * size}, **times, **fields}
+
+    hour, day, minute = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
+    await collection.insert_many(
+        [
+            *(a(minute, minute, 1000, subject="user:1") for _ in range(18)),
+            a(3 * hour, 1.5 * hour, 5000),
+            a(19 * day, minute, 40_000),
+            a(25 * day, 25 * day, 70, idle=90.0 * 86400),  # past the absolute timeout
+            a(25 * hour, 25 * hour, 70, idle=86400.0 * 2),  # a life of its own
+            a(3 * hour, 2 * hour, 70),  # idle to the millisecond
+            a(3 * hour, minute, 70, idle=30.5),
+            a(minute, minute, epoch=ENDED, reason="revoked"),
+        ]
+    )
+    found = await measure(MongoStore(collection), timeouts, now.timestamp())
+    assert (found.living, found.with_subject, found.expired, found.ended) == (21, 18, 3, 1)
+    assert found.created == {"1h": 18, "1d": 1, "7d": 1, "30d": 1, "longer": 0}
+    assert found.seen == {"1h": 19, "1d": 1, "7d": 1, "30d": 0, "longer": 0}
+    overhead = len(b"\x00\x00\x00\x00\x02text\x00\x00\x00\x00\x00\x00\x00")  # of {"text": ""} as BSON
+    assert found.data.median == 1000 + overhead
+    assert found.data.p95 == 5000 + overhead
+    assert found.data.largest == 40_000 + overhead
+    assert found.data.total == 18 * 1000 + 5000 + 40_000 + 70 + 21 * overhead
+    assert found.storage.documents == 25
+    assert found.storage.bytes > found.data.total
+    assert set(found.storage.indexes) == {"_id_"}
+    assert found.storage.per_document > 0
+
+
+async def test_what_stats_keep_on_the_server_does_not_grow_with_the_sessions(connect: Connect, driver: str) -> None:
+    collection = connect(driver)
+    now = datetime.now(UTC)
+    await collection.insert_many(
+        {"_id": i.to_bytes(16), "epoch": 1, "created_at": now, "seen_at": now, "data": {"text": "x" * (i % 3000)}}
+        for i in range(6000)
+    )
+    found = await measure(MongoStore(collection), Timeouts(), now.timestamp())
+    assert found.living == 6000
+    assert abs(found.data.median - 1516) < 0.05 * 1516
+    assert abs(found.data.p95 - 2866) < 0.05 * 2866
+
+
+async def test_stats_of_nothing(connect: Connect, driver: str) -> None:
+    found = await measure(MongoStore(connect(driver)), Timeouts(), 0.0)
+    assert (found.living, found.data.median, found.storage.documents, found.storage.per_document) == (0, 0, 0, 0)
+
+
+def test_stats_are_printed(shop: Shop) -> None:
+    shop.fill(2, "user:1")
+    shop.fill(1)
+    result = shop.run("stats")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert lines[0].startswith(f"{shop.documents.full_name} at 127.0.0.1:")
+    for line in ("living 3", "of a subject 2", "expired, still there 0", "under 1h 3 3"):
+        assert line in lines
+
+
+# list.
+
+
+def test_a_subjects_sessions_are_listed_the_last_used_first(shop: Shop) -> None:
+    shop.fill(1, "user:1", user_agent="Firefox")
+    shop.fill(1, "user:1", user_agent="Chromium", address="192.0.2.1")
+    shop.fill(1, "user:2")
+    result = shop.run("list", "user:1")
+    assert (result.exit_code, result.stderr) == (0, "")
+    head, chromium, firefox = result.stdout.splitlines()
+    assert head.split() == ["id", "created", "last", "seen", "expires", "description"]
+    assert re.fullmatch(r"[0-9a-f]{32}  \d s ago +\d s ago +in 120 min  .*user_agent: Chromium.*", chromium)
+    assert firefox.endswith("user_agent: Firefox")
+    listed = json.loads(shop.run("list", "user:1", "--json").stdout)
+    assert [each["id"] for each in listed] == [line[:32] for line in (chromium, firefox)]
+    assert listed[0]["description"] == {"user_agent": "Chromium", "address": "192.0.2.1"}
+    assert datetime.fromisoformat(listed[0]["expires_at"]) > datetime.now(UTC)
+
+
+def test_nobodys_sessions_are_an_empty_list(shop: Shop) -> None:
+    assert shop.run("list", "user:1").stdout == "user:1 has no living sessions\n"
+    assert json.loads(shop.run("list", "user:1", "--json").stdout) == []
+
+
+def test_what_users_wrote_gives_the_terminal_no_orders(shop: Shop) -> None:
+    shop.fill(1, "user:\x1b[31m", user_agent="[red]\x1b]0;title\x07 \u202eevil [/]")
+    shown = shop.run("list", "user:\x1b[31m").stdout
+    assert "[red]\\x1b]0;title\\x07 \\u202eevil [/]" in shown
+    assert shown.isascii()
+    assert shop.run("list", "\x1b[2J").stdout == "\\x1b[2J has no living sessions\n"
+
+
+# revoke.
+
+
+def test_one_session_ends(shop: Shop) -> None:
+    shop.fill(2, "user:1")
+    one = json.loads(shop.run("list", "user:1", "--json").stdout)[0]["id"]
+    assert shop.run("revoke", one, "--yes").stdout == "ended: 1\n"
+    assert shop.living() == 1
+    again = shop.run("revoke", one, "--yes", "--json")
+    assert (again.exit_code, json.loads(again.stdout)) == (1, {"ended": 0})
+    assert again.stderr == "Error: there is no session of that id, or it had ended already\n"
+
+
+def test_a_subjects_sessions_end(shop: Shop) -> None:
+    shop.fill(3, "user:1")
+    shop.fill(1, "user:2")
+    assert json.loads(shop.run("revoke", "--subject", "user:1", "--yes", "--json").stdout) == {"ended": 3}
+    assert shop.living() == 1
+    assert shop.run("revoke", "--subject", "user:1", "--yes").stdout == "ended: 0\n"
+
+
+def test_all_sessions_end(shop: Shop) -> None:
+    shop.fill(150, "user:1")
+    shop.fill(50)
+    result = shop.run("revoke", "--all", "--yes")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "ended: 200\n", "")
+    assert shop.living() == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--all", "--subject", "x"], ["0" * 32, "--all"], ["0" * 32, "--subject", "x"]]
+)
+def test_revoke_wants_one_of_three(arguments: list[str], shop: Shop) -> None:
+    result = shop.run("revoke", *arguments, "--yes")
+    assert result.exit_code == 2
+    assert complaint(result) == "what should end? Give one of: ID, --subject SUBJECT, --all"
+
+
+@pytest.mark.parametrize("id", ["12", "x" * 32, "00 " * 15 + "00", "0" * 34])
+def test_what_is_no_session_id_is_said(id: str, shop: Shop) -> None:
+    result = shop.run("revoke", id, "--yes")
+    assert result.exit_code == 2
+    assert complaint(result) == f"{id} is no session id: it must be 32 hexadecimal digits"
+
+
+@pytest.mark.parametrize("what", [["0" * 32], ["--subject", "user:1"], ["--all"]], ids=" ".join)
+def test_where_nobody_can_be_asked_nothing_ends(what: list[str], shop: Shop) -> None:
+    shop.fill(1, "user:1")
+    result = shop.run("revoke", *what)
+    assert result.exit_code == 2
+    assert complaint(result).endswith("here is no terminal to ask: add --yes")
+    assert shop.living() == 1
+
+
+class Terminal:
+    """A command at a terminal, and the keys that its operator presses."""
+
+    def __init__(self, arguments: Sequence[str], answer: bytes) -> None:
+        master, slave = pty.openpty()
+        environment = {**os.environ, "MONGOSESSION_KEYS": KEY, "COLUMNS": "100", "TERM": "xterm"}
+        command = [sys.executable, "-m", "mongosession", *arguments]
+        child = subprocess.Popen(
+            command, stdin=slave, stdout=subprocess.PIPE, stderr=slave, env=environment, start_new_session=True
+        )
+        os.close(slave)
+        os.write(master, answer)
+        assert child.stdout is not None
+        shown = b""
+        try:
+            while part := os.read(master, 4096):
+                shown += part
+        except OSError:  # how Linux says that the other side is closed
+            pass
+        os.close(master)
+        self.stdout = child.stdout.read().decode()
+        child.stdout.close()
+        self.exit_code = child.wait(30)
+        self.seen = shown.decode()
+
+
+def test_an_operator_is_asked_and_may_say_no(shop: Shop) -> None:
+    shop.fill(2, "user:1")
+    declined = Terminal(["revoke", "--all", *shop.place], b"n\n")
+    assert (declined.exit_code, declined.stdout) == (1, "")
+    assert f"End ALL sessions in {shop.documents.full_name} at 127.0.0.1:" in declined.seen
+    assert "(about 2)? Everybody has to log in again. [y/N]:" in declined.seen
+    assert declined.seen.endswith("Error: nothing was done\r\n")
+    assert shop.living() == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "question"),
+    [
+        (["--subject", "user:1"], "End the sessions of user:1 (living now: 2) in "),
+        (["--all"], "Everybody has to log in again. [y/N]:"),
+        (["ID"], "of user:1, last seen "),
+    ],
+)
+def test_an_operator_says_yes(what: list[str], question: str, shop: Shop) -> None:
+    shop.fill(2, "user:1")
+    one = json.loads(shop.run("list", "user:1", "--json").stdout)[0]["id"]
+    agreed = Terminal(["revoke", *(one if each == "ID" else each for each in what), "--json", *shop.place], b"y\n")
+    ended = 1 if what == ["ID"] else 2
+    assert (agreed.exit_code, json.loads(agreed.stdout)) == (0, {"ended": ended})
+    assert question in agreed.seen
+    assert shop.living() == 2 - ended
+
+
+def test_long_work_shows_how_far_it_is(shop: Shop) -> None:
+    shop.fill(130)
+    shown = Terminal(["revoke", "--all", "--yes", *shop.place], b"")
+    assert (shown.exit_code, shown.stdout) == (0, "ended: 130\n")
+    assert "130/130" in shown.seen
