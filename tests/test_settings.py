@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from mongosession import Cookie, Event, MemoryStore, Rotation, SessionEngine, Timeouts
+from mongosession import Cookie, Event, MemoryStore, MongoStore, Rotation, SessionEngine, Timeouts
 from mongosession.settings import COMMAND_LINE, VARIABLES, Settings, from_environ
 from mongosession.testing import Browser, HandClock, seeded
 
@@ -131,8 +131,8 @@ def test_keys_stand_between_spaces_or_commas(text: str) -> None:
     assert from_environ({"MONGOSESSION_KEYS": text}) == {"keys": [KEY.encode(), OTHER.encode()]}
 
 
-async def test_engines_of_the_same_environment_share_their_sessions() -> None:
-    store, clock = MemoryStore(), HandClock()
+async def test_servers_in_the_middle_of_a_key_change_share_their_sessions(collection: Any) -> None:
+    store, clock = MongoStore(collection), HandClock()
     one = SessionEngine.from_env(store, environ(NEXT_KEYS=OTHER), clock=clock, random=seeded(1))
     two = SessionEngine.from_env(store, {"MONGOSESSION_KEYS": f"{OTHER} {KEY}"}, clock=clock, random=seeded(2))
     plain = SessionEngine(store, keys=[KEY], clock=clock, random=seeded(3))
