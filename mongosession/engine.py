@@ -269,21 +269,22 @@ class SessionEngine:
 
     async def _pop_once(self, session: Session, key: str, default: Any) -> Any:
         about = tracker(session)
-        record = await self._asked(session, about, key)
-        if record is None:
+        if await self._is_own(session, about, key):
             return session.pop(key, default)
-        if not about.answered and key not in session:
-            return default
-        present = await self._at_once(about, self.store.pop(record.id, encode_name(key), epoch=record.epoch))
-        about.learn(session, key, EMPTY)
+        record, present = about.record, None
+        if record is not None:
+            if not about.answered and key not in session:
+                return default
+            present = await self._at_once(about, self.store.pop(record.id, encode_name(key), epoch=record.epoch))
         if present is None:
-            about.record = None  # it was renewed or has ended meanwhile
+            about.record = None  # it was renewed or has ended meanwhile: what was read may be somebody else's by now
+        about.learn(session, key, EMPTY)
         return load(present or EMPTY).get(key, default)
 
     async def _set_default(self, session: Session, key: str, value: Any) -> Any:
         about = tracker(session)
-        record = await self._asked(session, about, key)
-        if record is None or (not about.answered and key in session):
+        own, record = await self._is_own(session, about, key), about.record
+        if own or record is None or (not about.answered and key in session):
             return session.setdefault(key, value)
         prepared = prepare(key, value)
         encoding = encode(key, prepared)
@@ -301,13 +302,13 @@ class SessionEngine:
             about.learn(session, key, present)
         return session[key]
 
-    async def _asked(self, session: Session, about: Tracker, key: str) -> Record | None:
-        """The session to ask at once, or None where this request's own value counts."""
+    async def _is_own(self, session: Session, about: Tracker, key: str) -> bool:
+        """Whether this request's own value of the key counts, and the database is not to be asked."""
         session.mark_accessed()
         await self._quiet(about)
         if about.answered:
             await self._refresh(about, self._now())
-        return None if about.differs(session, key) else about.record
+        return about.differs(session, key)
 
     async def _at_once(self, about: Tracker, call: Coroutine[Any, Any, bytes | None]) -> bytes | None:
         about.pending = task = self._start(call)

@@ -576,14 +576,15 @@ class Site(RuleBasedStateMachine):
     def at_once(self, request: Request, session: Session, done: Doings, deed: str, mark: str) -> None:
         """`set_default` or `pop_once` on the key `o`: it is done now, and whatever becomes of the request."""
         known, seen = request.known, session.get("o")
-        asks = session.id is not None and not done.replaced and (seen is None) == (deed == "give")
+        own = done.replaced or "o" in done.put or (session.id is None and "o" not in done.base)
+        asks = not own and session.id is not None and (seen is None) == (deed == "give")
         alive = known is not None and known.epoch is not None and known.epoch == request.epoch
         present = known.now.data.get("o") if asks and alive and known is not None else None
         if deed == "give":
             expected = seen or present or mark
             assert self.run(session.set_default("o", mark)) == session["o"] == expected
         else:
-            expected = present if asks else seen
+            expected = seen if own else present
             assert self.run(session.pop_once("o")) == expected
             assert "o" not in session
         if not asks or not alive or known is None:
@@ -591,7 +592,7 @@ class Site(RuleBasedStateMachine):
                 done.put.pop("o", None)
             if deed == "give" and seen is None:
                 done.put["o"] = expected
-            elif asks:
+            elif deed == "take" and not own:
                 done.base.pop("o", None)
             return
         data = {name: value for name, value in known.now.data.items() if name != "o"}
