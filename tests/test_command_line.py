@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -425,7 +426,7 @@ async def test_stats_tell_states_ages_and_sizes(connect: Connect, driver: str) -
     assert found.storage.per_document > 0
 
 
-async def test_what_stats_keep_on_the_server_does_not_grow_with_the_sessions(connect: Connect, driver: str) -> None:
+async def test_the_sizes_of_many_sessions_are_told_within_5_percent(connect: Connect, driver: str) -> None:
     collection = connect(driver)
     now = datetime.now(UTC)
     await collection.insert_many(
@@ -599,3 +600,49 @@ def test_long_work_shows_how_far_it_is(shop: Shop) -> None:
     shown = Terminal(["revoke", "--all", "--yes", *shop.place], b"")
     assert (shown.exit_code, shown.stdout) == (0, "ended: 130\n")
     assert "130/130" in shown.seen
+
+
+# The documentation.
+
+
+def shape(shown: str) -> list[str]:
+    """What was printed, without what differs from run to run: figures, ids, keys, addresses, widths."""
+    for pattern, instead in (
+        (r"\S+ at 127\.0\.0\.1:\d+", "PLACE"),
+        (r'"collection": "[^"]+"', '"collection": PLACE'),
+        (r"mongosession_test\.\w+|shop\.sessions", "NAME"),
+        (r"\b[0-9a-f]{32}\b", "ID"),
+        (r"(?m)^[\w-]{43}$", "KEY"),
+        (r"(ahead of|behind) the", "off the"),
+        (r"\d[\d,.]*( (B|[KMG]iB|s|min|h|d)\b)?", "N"),
+        (r"\s+", " "),
+    ):
+        shown = re.sub(pattern, instead, shown)
+    return shown.split()
+
+
+def test_the_documentation_shows_what_the_commands_print(replica_uri: str) -> None:
+    blocks = re.findall(
+        r"^```console\n(.*?)^```", (ROOT / "docs" / "command-line.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    shown = [
+        part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE) if "-m mongosession" in part
+    ]
+    assert {shlex.split(part)[3] for part in shown} == set(cli.commands)
+    with MongoClient[dict[str, Any]](replica_uri) as client:
+        shop = Shop(replica_uri, client["mongosession_test"][uuid4().hex])
+        for part in shown:
+            line, _, expected = part.partition("\n")
+            arguments = shlex.split(line)[3:]
+            if arguments[0] == "list":
+                shop.documents.delete_many({})
+                shop.fill(1, "user:42", user_agent="Firefox on Linux", address="192.0.2.1")
+                shop.fill(1, "user:42", user_agent="Safari on iPhone", address="198.51.100.7")
+                shop.fill(1)
+            elif arguments[0] == "revoke":
+                living = json.loads(shop.run("list", "user:42", "--json").stdout)
+                arguments = [living[0]["id"] if re.fullmatch("[0-9a-f]{32}", each) else each for each in arguments]
+            result = run(*arguments, *([] if arguments == ["key"] else shop.place), MONGOSESSION_KEYS=KEY)
+            assert (result.exit_code, result.stderr) == (0, ""), line
+            assert shape(result.stdout) == shape(expected), line
+        shop.documents.drop()
