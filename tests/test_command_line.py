@@ -516,6 +516,67 @@ def test_all_sessions_end(shop: Shop) -> None:
     assert shop.living() == 0
 
 
+ODD_STORE = """
+from mongosession import StoreUnavailable
+
+class OddStore(MongoStore):
+    looks = writes = 0
+
+    async def find(self, subject=None):
+        self.looks += 1
+        count = 0
+        async for record in super().find(subject):
+            count += 1
+            if {overlooks} and self.looks == 1 and count > 100:
+                return
+            yield record
+
+    async def update(self, *arguments, **options):
+        self.writes += 1
+        if self.writes > {writes}:
+            raise StoreUnavailable("the database is away")
+        return await super().update(*arguments, **options)
+
+engine = SessionEngine(OddStore(engine.store.collection), keys=["k" * 32])
+"""
+
+
+def odd(shop: Shop, folder: Path, **how: object) -> str:
+    """An application whose store has bad days; its engine."""
+    name = application(folder, shop.uri, shop.documents.name)
+    with (folder / f"{name}.py").open("a") as module:
+        module.write(ODD_STORE.format(**how))
+    return f"{name}:engine"
+
+
+def test_what_the_first_look_missed_ends_as_well(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shop.fill(130)
+    result = run("revoke", "--all", "--yes", "--engine", odd(shop, tmp_path, overlooks=True, writes=1000))
+    assert result.stdout == "ended: 130\n"
+    assert shop.living() == 0
+
+
+def test_a_database_that_goes_away_in_between_is_said_with_how_far_it_got(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shop.fill(130)
+    result = run("revoke", "--all", "--yes", "--engine", odd(shop, tmp_path, overlooks=False, writes=100))
+    assert result.exit_code == 3
+    assert complaint(result) == "the database is away; 100 were ended before: run it again"
+    assert shop.living() == 30
+    assert shop.run("revoke", "--all", "--yes").exit_code == 0
+    assert shop.living() == 0
+
+
+def test_a_subject_that_is_no_utf_8_is_one_line(shop: Shop) -> None:
+    for arguments in (["list", b"\xff"], ["revoke", "--yes", "--subject", b"\xff"]):
+        result = process(*arguments, *shop.place)  # type: ignore[arg-type]  # bytes, as a shell may pass them
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == "Error: what was typed is no UTF-8, which every subject is\n"
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["--all", "--subject", "x"], ["0" * 32, "--all"], ["0" * 32, "--subject", "x"]]
 )
