@@ -248,6 +248,20 @@ def test_reading_gives_new_objects_each_time() -> None:
     assert other == {"list": [{}], "a.b": [1]}
 
 
+@pytest.mark.parametrize("key", ["", "%", ".", "$", "\0", "\ud800"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(1.5, "", {}, [], b"", ObjectId("0" * 24), False, datetime(2030, 1, 1, tzinfo=UTC), None, Regex("a")),
+        *(Code("f"), Code("f", {}), 1, Timestamp(1, 1), Int64(1), Decimal128("1"), MinKey(), MaxKey()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_escape_alone_is_enough_to_be_decoded(key: str, value: Any) -> None:
+    for data in ({key: value}, {"a": 1, key: value}, {"a": [{key: value}]}):
+        assert load(stored(data)) == load_safely(stored(data)) == data
+
+
 @pytest.mark.parametrize("number", [0x25, 0x2525, 0x0025_1000, 0x3225, 0x2510, 0x7525])
 def test_a_percent_sign_that_is_no_name_changes_nothing(number: int) -> None:
     # Lengths, numbers and texts hold the byte of "%" too.
