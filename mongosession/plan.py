@@ -94,6 +94,11 @@ class Plan(NamedTuple):
         return self.update is None and self.offer is None and self.end is None and self.create is None
 
     @property
+    def writes(self) -> bool:
+        """Whether it writes a session, and not only the end of one."""
+        return self.update is not None or self.create is not None
+
+    @property
     def logs_in(self) -> bool:
         """Whether it gives a session to a subject."""
         return self.instead is not None or (self.create is not None and self.create.record.subject is not None)
@@ -221,7 +226,7 @@ def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Pla
     epoch = _epoch(case.random, other_than=record.epoch)
     renewed = record._replace(created_at=created_at, seen_at=case.now)
     if record.subject not in (None, renewal.subject):  # what one subject chose does not bind the next
-        renewed = renewed._replace(idle=None, persistent=None)
+        renewed = renewed._replace(idle=None, persistent=None, description=None)
     renewed = _shaped(renewed, case)
     put = {
         **_differing(renewed, record),
@@ -279,7 +284,7 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
     if shaped.idle != record.idle:  # it may be shorter than before
         raised["seen_at"] = seen_at
         raised.pop("expires_at", None)
-        put["expires_at"] = expiry(shaped._replace(seen_at=max(seen_at, record.seen_at)), terms.timeouts)
+        put["expires_at"] = expiry(shaped._replace(seen_at=max(case.now, record.seen_at)), terms.timeouts)
     update = None
     if raised or put or case.delta is not None:
         update = Update(record.id, record.epoch, Changes(raised, put, case.delta, confirm=offer is not None))
@@ -365,7 +370,7 @@ def _forced(case: _Case) -> tuple[Event, ...]:
 def _dropped(case: _Case, about: Tracker, reason: str) -> tuple[Event, ...]:
     session = about.record.id.hex() if about.record is not None else None
     events: list[Event] = []
-    if case.keys:
+    if case.keys or case.life is not None or case.description is not None:
         events.append(Event(EventKind.DROPPED_WRITE, session, keys=case.keys, reason=reason))
     if case.renewal is not None:
         events.append(Event(EventKind.DROPPED_RENEWAL, session, case.renewal.subject, reason=reason))
