@@ -71,9 +71,13 @@ def targets() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _executed(target: str, case: str, requests: int) -> int:
-    """Instructions of a whole process."""
-    program = [sys.executable, "-m", "bench.inprocess", target, case, str(requests)]
+def executed(*arguments: str) -> int:
+    """Instructions of a whole run of Python.
+
+    Raises:
+        RuntimeError: it failed, or valgrind did; the message holds what they said.
+    """
+    program = [sys.executable, *arguments]
     path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])  # this very tree, whatever is installed
     done = subprocess.run(
         ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", *program],
@@ -85,14 +89,15 @@ def _executed(target: str, case: str, requests: int) -> int:
     )
     told = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
     if done.returncode or told is None:
-        raise RuntimeError(f"valgrind did not count {target} {case}:\n{done.stderr}")
+        raise RuntimeError(f"valgrind did not count {arguments}:\n{done.stderr}")
     return int(told[1].replace(",", ""))
 
 
 @cache
 def _per_request(target: str, case: str) -> int:
+    program = ("-m", "bench.inprocess", target, case)
     with ThreadPoolExecutor() as pool:
-        few, many = pool.map(lambda requests: _executed(target, case, requests), (FEW, MANY))
+        few, many = pool.map(lambda requests: executed(*program, str(requests)), (FEW, MANY))
     return (many - few) // (MANY - FEW)
 
 
