@@ -209,6 +209,12 @@ class Session(dict[str, Any]):
         """
         return await self._calls().save(self)
 
+    def protect(self) -> None:
+        """Move a session that lives in its cookie into the database, when the request completes: before data that must
+        be secret, that must be handed out once, or that must not be brought back by an old cookie. A session of the
+        database, and one that stores nothing, is left as it is."""
+        self._tracker.protected = True
+
     async def pop_once(self, key: str, default: Any = None) -> Any:
         """Take a value out of the session at once, so that exactly one of many parallel requests gets it: a one-time
         token, a flash message. One command, acknowledged by a majority; none where the request read no such value. A
