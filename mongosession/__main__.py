@@ -1,5 +1,6 @@
-"""The command line, ``python -m mongosession --help``. What it needs comes with the extra ``cli``."""
+"""The command line, ``python -m mongosession --help``. What it needs comes with the extra ``cli``; ``key`` does without."""
 
+import secrets
 import sys
 from importlib.util import find_spec
 
@@ -7,9 +8,10 @@ from importlib.util import find_spec
 def main() -> None:
     """Run the command line. Exit codes: see ``docs/command-line.md``."""
     if not (find_spec("click") and find_spec("rich")):
-        without = """; a key without it: python -c "import secrets; print(secrets.token_urlsafe(32))\""""
-        hint = without if sys.argv[1:2] == ["key"] else ""
-        print(f'the command line is an extra: pip install "mongosession[cli]"{hint}', file=sys.stderr)
+        if sys.argv[1:] == ["key"]:  # the first thing that anybody needs
+            print(secrets.token_urlsafe(32))
+            return
+        print('the command line is an extra: pip install "mongosession[cli]"', file=sys.stderr)
         sys.exit(2)
     from mongosession.commands import cli  # noqa: PLC0415  # not before it is known to be possible
 

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import secrets
 import sys
 import time
@@ -327,8 +328,12 @@ async def _revoke_all(target: Target, yes: bool) -> int:
 
         async def end(ids: list[str]) -> None:
             nonlocal ended
-            ended += sum(await asyncio.gather(*map(target.engine.revoke, ids)))
+            done = await asyncio.gather(*map(target.engine.revoke, ids), return_exceptions=True)
+            ended += done.count(True)
             progress.update(task, completed=ended)
+            for each in done:
+                if isinstance(each, BaseException):
+                    raise each
 
         try:
             while await _pass(target, began, end):
@@ -376,6 +381,8 @@ def _run(where: Where, work: Callable[[Target], Coroutine[Any, Any, _T]]) -> _T:
         raise Away(f"{_short(error)}; does the server run, and is its address right?") from None
     except StoreError as error:
         raise Away(_short(error)) from None
+    except UnicodeError:
+        raise Misuse("what was typed is no UTF-8, which every subject is") from None
 
 
 @asynccontextmanager
@@ -435,8 +442,8 @@ def _settings(spec: str = "") -> Generator[None, None, None]:
 
 
 def _short(error: Exception) -> str:
-    """The driver describes its whole topology after what matters."""
-    return str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
+    """Without the driver's own state, which it appends to what matters."""
+    return re.split(r", Timeout:| \(configured timeouts|, full error:", str(error))[0]
 
 
 # Printing. What users wrote (subjects, descriptions) is never taken for markup, nor for the terminal's commands.

@@ -204,7 +204,7 @@ class MongoStore:
         where: dict[str, Any] = {"epoch": {"$ne": ENDED}}
         if subject is not None:
             where["subject"] = subject
-        cursor = self._ordinary.find(where, projection={"data": False})
+        cursor = self._ordinary.find(where, projection={"data": False}, batch_size=_BATCH)
         while True:
             with self._errors():
                 async with asyncio.timeout(self.timeout + 1):  # for each batch: who iterates may take his time

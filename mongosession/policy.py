@@ -42,7 +42,7 @@ class Rotation:
             wire is soon overtaken, and each active session costs a write every ttl. Long or None: few writes, for
             sites that are on TLS throughout. From half of ``grace`` on, a thief as active as his victim is noticed.
             Not 15 to 50 with window and grace left alone: on networks of 2-25 s each way nearly every honest hour ended
-            in a log-out at 20 and 30 (docs/simulation.md). There, ``grace=120``, or ``window=7`` at 20 and 6 at 30.
+            in a log-out at 20 and 30 (docs/simulation.md). There, ``grace=120``, or ``window=10`` at 20 and 7 at 30.
         window: how many of the newest tokens are valid, at least 2. Default 3. It is what holds with ``grace=0``;
             smaller means that parallel requests and lost answers are refused sooner.
         grace: seconds' worth of rotations that are forgiven on top. Default 60: slow handlers, phone networks and

@@ -1,6 +1,7 @@
 """Hours of use in virtual time: browsers, bad networks and thieves in front of the real rules.
 
-``python -m tests.simulation`` prints the tables of ``docs/simulation.md``; ``--days 1000`` adds the honest days.
+``python -m tests.simulation`` prints tables of ``docs/simulation.md``; ``--days 1000`` adds the honest days.
+``tests.theft`` compares settings.
 
 A ``Server`` does what the engine does with a request, through the real ``judge``, ``plan`` and ``MemoryStore``; only
 tasks, MACs and header texts are left out, so that an hour of use takes a tenth of a second. A test holds it against
@@ -529,21 +530,6 @@ COMPARED: dict[str, Column] = {
     "careless, older than 3 = theft": (Theft(grace=0), Careless),
 }
 
-SETTINGS = (
-    Rotation(),
-    Rotation(grace=120),
-    Rotation(window=13),
-    Rotation(ttl=10),
-    Rotation(ttl=20),
-    Rotation(ttl=20, grace=120),
-    Rotation(ttl=20, window=7),
-    Rotation(ttl=30),
-    Rotation(ttl=40),
-    Rotation(ttl=60),
-    Rotation(ttl=60, grace=180),
-    Rotation(ttl=300),
-)
-
 
 def percent(share: float) -> str:
     """A share of 1 as the tables print it."""
@@ -575,22 +561,6 @@ def table(situations: Mapping[str, Situation], columns: Mapping[str, Column], ru
         )
 
 
-def choices(settings: Sequence[Rotation], runs: int) -> Iterator[str]:
-    """Lines of Markdown: one row per setting, whom it hurts, what it notices and what it costs."""
-    slow = "network 2-25 s each way"
-    situations = {slow: HONEST[slow], **OVER_GRACE, **THIEVES}
-    yield from _line("ttl, window, grace", "K", *situations, "writes an hour")
-    yield from _line(*["---"] * (len(situations) + 3))
-    for rule in settings:
-        cells = [
-            (refused if situation.thief is None else revoked)(simulate(situation, rule, runs=runs, name=name))
-            for name, situation in situations.items()
-        ]
-        writes = mean(outcome.writes for outcome in simulate(Situation(stores=0), rule, runs=runs, name="writes"))
-        setting = f"{rule.ttl:g} s, {rule.window}, {rule.grace:g} s"
-        yield from _line(setting, str(rule.accepted), *cells, f"{writes:.0f}")
-
-
 def _line(*cells: str) -> Iterator[str]:
     yield f"| {' | '.join(cells)} |"
 
@@ -608,10 +578,7 @@ def main() -> None:
         for line in table(situations, columns, chosen.runs):
             print(line, flush=True)
         print()
-    for line in choices(SETTINGS, chosen.runs):
-        print(line, flush=True)
     if chosen.days:
-        print()
         for line in table(DAYS, PROTOCOL, chosen.days):
             print(line, flush=True)
 

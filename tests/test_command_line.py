@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -151,19 +152,18 @@ def test_the_console_script_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_the_extra_one_line_says_what_to_install(missing: str, tmp_path: Path) -> None:
+def test_without_the_extra_there_are_keys_and_one_line_says_what_to_install(missing: str, tmp_path: Path) -> None:
     hide = (
         f"import importlib.util as u; find = u.find_spec; u.find_spec = lambda name: name != {missing!r} and find(name)"
     )
     (tmp_path / "sitecustomize.py").write_text(hide)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    for arguments, hint in (
-        (["stats"], ""),
-        (["key"], '; a key without it: python -c "import secrets; print(secrets.token_urlsafe(32))"'),
-    ):
-        shown = process(*arguments, env=environment)
-        assert (shown.returncode, shown.stdout) == (2, "")
-        assert shown.stderr == f'the command line is an extra: pip install "mongosession[cli]"{hint}\n'
+    shown = process("stats", env=environment)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr == 'the command line is an extra: pip install "mongosession[cli]"\n'
+    keys = [process("key", env=environment) for _ in range(2)]
+    assert {(each.returncode, len(each.stdout), each.stderr) for each in keys} == {(0, 44, "")}
+    assert keys[0].stdout != keys[1].stdout
 
 
 def test_the_library_never_imports_what_the_command_line_needs() -> None:
@@ -425,7 +425,7 @@ async def test_stats_tell_states_ages_and_sizes(connect: Connect, driver: str) -
     assert found.storage.per_document > 0
 
 
-async def test_what_stats_keep_on_the_server_does_not_grow_with_the_sessions(connect: Connect, driver: str) -> None:
+async def test_the_sizes_of_many_sessions_are_told_within_5_percent(connect: Connect, driver: str) -> None:
     collection = connect(driver)
     now = datetime.now(UTC)
     await collection.insert_many(
@@ -515,6 +515,67 @@ def test_all_sessions_end(shop: Shop) -> None:
     assert shop.living() == 0
 
 
+ODD_STORE = """
+from mongosession import StoreUnavailable
+
+class OddStore(MongoStore):
+    looks = writes = 0
+
+    async def find(self, subject=None):
+        self.looks += 1
+        count = 0
+        async for record in super().find(subject):
+            count += 1
+            if {overlooks} and self.looks == 1 and count > 100:
+                return
+            yield record
+
+    async def update(self, *arguments, **options):
+        self.writes += 1
+        if self.writes > {writes}:
+            raise StoreUnavailable("the database is away")
+        return await super().update(*arguments, **options)
+
+engine = SessionEngine(OddStore(engine.store.collection), keys=["k" * 32])
+"""
+
+
+def odd(shop: Shop, folder: Path, **how: object) -> str:
+    """An application whose store has bad days; its engine."""
+    name = application(folder, shop.uri, shop.documents.name)
+    with (folder / f"{name}.py").open("a") as module:
+        module.write(ODD_STORE.format(**how))
+    return f"{name}:engine"
+
+
+def test_what_the_first_look_missed_ends_as_well(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shop.fill(130)
+    result = run("revoke", "--all", "--yes", "--engine", odd(shop, tmp_path, overlooks=True, writes=1000))
+    assert result.stdout == "ended: 130\n"
+    assert shop.living() == 0
+
+
+def test_a_database_that_goes_away_in_between_is_said_with_how_far_it_got(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shop.fill(130)
+    result = run("revoke", "--all", "--yes", "--engine", odd(shop, tmp_path, overlooks=False, writes=100))
+    assert result.exit_code == 3
+    assert complaint(result) == "the database is away; 100 were ended before: run it again"
+    assert shop.living() == 30
+    assert shop.run("revoke", "--all", "--yes").exit_code == 0
+    assert shop.living() == 0
+
+
+def test_a_subject_that_is_no_utf_8_is_one_line(shop: Shop) -> None:
+    for arguments in (["list", b"\xff"], ["revoke", "--yes", "--subject", b"\xff"]):
+        result = process(*arguments, *shop.place)  # type: ignore[arg-type]  # bytes, as a shell may pass them
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == "Error: what was typed is no UTF-8, which every subject is\n"
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["--all", "--subject", "x"], ["0" * 32, "--all"], ["0" * 32, "--subject", "x"]]
 )
@@ -599,3 +660,49 @@ def test_long_work_shows_how_far_it_is(shop: Shop) -> None:
     shown = Terminal(["revoke", "--all", "--yes", *shop.place], b"")
     assert (shown.exit_code, shown.stdout) == (0, "ended: 130\n")
     assert "130/130" in shown.seen
+
+
+# The documentation.
+
+
+def shape(shown: str) -> list[str]:
+    """What was printed, without what differs from run to run: figures, ids, keys, addresses, widths."""
+    for pattern, instead in (
+        (r"\S+ at 127\.0\.0\.1:\d+", "PLACE"),
+        (r'"collection": "[^"]+"', '"collection": PLACE'),
+        (r"mongosession_test\.\w+|shop\.sessions", "NAME"),
+        (r"\b[0-9a-f]{32}\b", "ID"),
+        (r"(?m)^[\w-]{43}$", "KEY"),
+        (r"(ahead of|behind) the", "off the"),
+        (r"\d[\d,.]*( (B|[KMG]iB|s|min|h|d)\b)?", "N"),
+        (r"\s+", " "),
+    ):
+        shown = re.sub(pattern, instead, shown)
+    return shown.split()
+
+
+def test_the_documentation_shows_what_the_commands_print(replica_uri: str) -> None:
+    blocks = re.findall(
+        r"^```console\n(.*?)^```", (ROOT / "docs" / "command-line.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    shown = [
+        part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE) if "-m mongosession" in part
+    ]
+    assert {shlex.split(part)[3] for part in shown} == set(cli.commands)
+    with MongoClient[dict[str, Any]](replica_uri) as client:
+        shop = Shop(replica_uri, client["mongosession_test"][uuid4().hex])
+        for part in shown:
+            line, _, expected = part.partition("\n")
+            arguments = shlex.split(line)[3:]
+            if arguments[0] == "list":
+                shop.documents.delete_many({})
+                shop.fill(1, "user:42", user_agent="Firefox on Linux", address="192.0.2.1")
+                shop.fill(1, "user:42", user_agent="Safari on iPhone", address="198.51.100.7")
+                shop.fill(1)
+            elif arguments[0] == "revoke":
+                living = json.loads(shop.run("list", "user:42", "--json").stdout)
+                arguments = [living[0]["id"] if re.fullmatch("[0-9a-f]{32}", each) else each for each in arguments]
+            result = run(*arguments, *([] if arguments == ["key"] else shop.place), MONGOSESSION_KEYS=KEY)
+            assert (result.exit_code, result.stderr) == (0, ""), line
+            assert shape(result.stdout) == shape(expected), line
+        shop.documents.drop()
