@@ -172,7 +172,7 @@ class SessionEngine:
         presented = self._presented(values, now)
         if presented is None:
             return self._session(Tracker(Judgement(Verdict.INVALID, now), tokens=tokens))
-        if isinstance(presented, Opened):
+        if isinstance(presented, tuple):
             return self._session(self._of_cookie(presented, now, tokens=tokens))
         try:
             record = await self.store.load(session_id(presented[0].token.sid))
@@ -443,26 +443,27 @@ class SessionEngine:
                 tokens.append(token)
             elif (opened := self._kept(value, now)) is not None:
                 kept.append(opened)
-        sids = {each.token.sid for each in tokens} | {each.signed.sid for each in kept}
+        sids = {each.token.sid for each in tokens} | {signed.sid for signed, _, _ in kept}
         if len(sids) > 1:
             ids = ", ".join(sorted(session_id(sid).hex() for sid in sids))
             self._emit(Event(EventKind.SEVERAL_COOKIES, reason=f"valid cookies of several sessions: {ids}"))
             return None
-        return max(kept, key=lambda each: each.signed.seen_at) if kept else tokens or None
+        return max(kept, key=lambda each: each[0].seen_at) if kept else tokens or None
 
     def _kept(self, value: str, now: float) -> Opened | None:
         opened = self.terms.signed.read(value) if self.terms.signed is not None else None
-        lives = opened is not None and now < in_cookie(opened.signed, self.terms.timeouts).expires_at
+        lives = opened is not None and now < in_cookie(opened[0], self.terms.timeouts).expires_at
         return opened if lives else None
 
     def _of_cookie(self, opened: Opened, now: float, *, tokens: bool) -> Tracker:
         """A session that lives in its cookie: the database is not asked."""
+        signed, content, role = opened
         return Tracker(
             Judgement(Verdict.CURRENT, now),
-            record=in_cookie(opened.signed, self.terms.timeouts),
-            signed=opened.signed,
-            content=opened.content,
-            resend=opened.role is Role.OLD,
+            record=in_cookie(signed, self.terms.timeouts),
+            signed=signed,
+            content=content,
+            resend=role is Role.OLD,
             tokens=tokens,
         )
 

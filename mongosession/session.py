@@ -168,7 +168,7 @@ class Session(dict[str, Any]):
 
     def describe(self, **details: str | None) -> None:
         """Record what tells this session from the others of its subject, for a list of "your devices"; it replaces what
-        was recorded before, and costs a write only where it differs::
+        was recorded before, and costs a write only where it differs. A session that lives in its cookie keeps none::
 
             session.describe(user_agent=request.headers.get("user-agent"), address=request.client.host)
 
