@@ -25,6 +25,7 @@ from mongosession.rotation import Judgement, expiry, judge
 from mongosession.session import Session, tracker
 from mongosession.settings import Settings, from_environ, in_variables
 from mongosession.signed import Opened, SignedCodec
+from mongosession.signed import expiry as cookie_expiry
 from mongosession.store import COPIED, REVOKED, SURPLUS, Record, Stamp, Store
 from mongosession.tokens import Presented, Token, TokenCodec, session_id
 from mongosession.tracker import Calls, Kept, Owed, State, Tracker
@@ -93,7 +94,7 @@ class SessionEngine:
             raise ValueError(
                 f"max_data is {max_data!r}; it must be 1 to 15 MiB in bytes: a document of MongoDB ends at 16 MiB"
             )
-        if max_sessions is not None and (isinstance(max_sessions, bool) or not max_sessions >= 1):
+        if max_sessions is not None and (type(max_sessions) is not int or max_sessions < 1):
             raise ValueError(f"max_sessions is {max_sessions!r}; it must be at least 1, or None for any number")
         self.store = store
         self.cookie = cookie
@@ -287,8 +288,8 @@ class SessionEngine:
             if not about.answered and key not in session:
                 return default
             present = await self._at_once(about, self.store.pop(record.id, encode_name(key), epoch=record.epoch))
-        if present is None:
-            about.record = None  # it was renewed or has ended meanwhile: what was read may be somebody else's by now
+        if record is not None and present is None:
+            about.lose()  # what was read may be somebody else's by now
         about.learn(session, key, EMPTY)
         return load(present or EMPTY).get(key, default)
 
@@ -308,7 +309,7 @@ class SessionEngine:
         except DeltaRefused as error:
             raise DataError(f"session[{key!r}] was not stored: {error}", key) from None
         if present is None:
-            about.record = None  # the value is dropped at the commit, with an event
+            about.lose()  # the value is dropped at the commit, with an event
             session[key] = value
         else:
             about.learn(session, key, present)
@@ -317,9 +318,9 @@ class SessionEngine:
     async def _is_own(self, session: Session, about: Tracker, key: str) -> bool:
         """Whether this request's own value of the key counts, and the database is not to be asked."""
         session.mark_accessed()
-        await self._quiet(about)
         if about.answered:
             await self._refresh(about, self._now())
+        await self._quiet(about)
         return about.differs(session, key) or about.signed is not None
 
     async def _at_once(self, about: Tracker, call: Coroutine[Any, Any, bytes | None]) -> bytes | None:
@@ -356,7 +357,7 @@ class SessionEngine:
         before = about.state() if early or sent else None  # those may be tried again
         if decided.revert:
             about.revert(session)
-        about.settle(session, decided.difference, early=early)
+        about.settle(session, decided.difference, early=early, writes=decided.writes)
         for event in decided.events:
             self._emit(event)
         headers: Headers = [("Vary", "Cookie")] if decided.vary else []
@@ -383,7 +384,7 @@ class SessionEngine:
             ):
                 self._emit(Event(EventKind.DROPPED_WRITE, _hex(about.record), keys=uncertain, reason=str(error)))
             raise
-        if decided.instead is not None and about.record is decided.instead.record:
+        if about.lost is not None and about.record is not None:
             about.start_over(session)
         if decided.logs_in and about.record is not None:
             await self._limit(about.record)
@@ -399,7 +400,7 @@ class SessionEngine:
         try:
             found = [each async for each in self.store.find(record.subject)]
             living = [each for each in found if now < expiry(each, self.terms.timeouts)]
-            for each in sorted(living, key=lambda each: (each.created_at, each.id))[: -self._max_sessions]:
+            for each in sorted(living, key=lambda each: _seniority(each, now))[: -self._max_sessions]:
                 await self._revoke(each.id, SURPLUS, subject=record.subject)
         except StoreError as error:  # the log-in stands; the next one makes up for it
             self._emit(Event(EventKind.STORE_FAILED, record.id.hex(), record.subject, reason=str(error)))
@@ -425,7 +426,10 @@ class SessionEngine:
             return
         present = await self.store.load(record.id)
         alive = present is not None and present.epoch == record.epoch and now < expiry(present, self.terms.timeouts)
-        about.record = present if alive else None
+        if alive:
+            about.record = present
+        else:
+            about.lose()
 
     def _now(self) -> float:
         return int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
@@ -452,7 +456,7 @@ class SessionEngine:
 
     def _kept(self, value: str, now: float) -> Opened | None:
         opened = self.terms.signed.read(value) if self.terms.signed is not None else None
-        lives = opened is not None and now < in_cookie(opened[0], self.terms.timeouts).expires_at
+        lives = opened is not None and now < cookie_expiry(opened[0], self.terms.timeouts)
         return opened if lives else None
 
     def _of_cookie(self, opened: Opened, now: float, *, tokens: bool) -> Tracker:
@@ -576,8 +580,13 @@ class SessionEngine:
         refusal = DataError(
             f"session[{' or '.join(map(repr, keys))}] was not stored: {error}", keys[0] if keys else None
         )
-        changes = update.changes._replace(data=None)
-        if changes.raised and "epoch" not in changes.put:
+        rotation = ("generation", "rotated_at")
+        raised, put = (
+            {name: value for name, value in fields.items() if name in rotation}
+            for fields in (update.changes.raised, update.changes.put)
+        )
+        changes = update.changes._replace(raised=raised, put=put, data=None)
+        if raised and "epoch" not in update.changes.put:
             alone = decided._replace(essential=False, difference=None)
             refusal.headers = self._cookie(
                 await self._update(alone, update._replace(changes=changes), about), about.record
@@ -586,7 +595,8 @@ class SessionEngine:
 
     async def _unmatched(self, decided: Plan, about: Tracker) -> Owed:
         """The session was renewed or has ended meanwhile. Nothing of it is continued."""
-        record, about.record = about.record, None
+        record = about.record
+        about.lose()
         if decided.instead is not None:
             return await self._create(decided.instead, about)
         renews = decided.update is not None and "epoch" in decided.update.changes.put
@@ -651,13 +661,19 @@ class SessionInfo(NamedTuple):
             datetime.fromtimestamp(record.created_at, UTC),
             datetime.fromtimestamp(record.seen_at, UTC),
             datetime.fromtimestamp(expiry(record, timeouts), UTC),
-            record.description or {},
+            dict(record.description or {}),
         )
 
 
 def _check_subject(subject: object) -> None:
     if not isinstance(subject, str):  # to a store, None is everybody: a visitor's ``session.subject`` must not be that
         raise TypeError(f"subject is {subject!r}; it must be a str")
+
+
+def _seniority(record: Record, now: float) -> tuple[float, bytes]:
+    """The order in which the sessions of a subject end where there are too many. One from the future was created by a
+    server whose clock is ahead, before the one that was created just now."""
+    return (record.created_at if record.created_at <= now + 1 else 0, record.id)
 
 
 def _preference(presented: Presented, record: Record | None) -> tuple[bool, int]:

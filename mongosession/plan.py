@@ -18,6 +18,7 @@ from mongosession.policy import Rotation, Timeouts
 from mongosession.rotation import expiry
 from mongosession.session import Session, tracker
 from mongosession.signed import Signed, SignedCodec
+from mongosession.signed import expiry as cookie_expiry
 from mongosession.store import DESTROYED, ENDED, Changes, Record, Stamp
 from mongosession.tokens import EPOCH_BYTES, SID_BYTES, Token, deadline, session_id
 from mongosession.tracker import FRESH, Difference, Kept, Life, Renewal, Tracker
@@ -99,6 +100,11 @@ class Plan(NamedTuple):
     def idle(self) -> bool:
         """Whether the store is not needed."""
         return self.update is None and self.offer is None and self.end is None and self.create is None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes a session, and not only the end of one."""
+        return self.update is not None or self.create is not None or self.keep is not None
 
     @property
     def logs_in(self) -> bool:
@@ -236,7 +242,7 @@ def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Pla
     epoch = _epoch(case.random, other_than=record.epoch)
     renewed = record._replace(created_at=created_at, seen_at=case.now)
     if record.subject not in (None, renewal.subject):  # what one subject chose does not bind the next
-        renewed = renewed._replace(idle=None, persistent=None)
+        renewed = renewed._replace(idle=None, persistent=None, description=None)
     renewed = _shaped(renewed, case)
     put = {
         **_differing(renewed, record),
@@ -294,7 +300,7 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
     if shaped.idle != record.idle:  # it may be shorter than before
         raised["seen_at"] = seen_at
         raised.pop("expires_at", None)
-        put["expires_at"] = expiry(shaped._replace(seen_at=max(seen_at, record.seen_at)), terms.timeouts)
+        put["expires_at"] = expiry(shaped._replace(seen_at=max(case.now, record.seen_at)), terms.timeouts)
     update = None
     if raised or put or case.delta is not None:
         update = Update(record.id, record.epoch, Changes(raised, put, case.delta, confirm=offer is not None))
@@ -361,7 +367,7 @@ def _kept(codec: SignedCodec, signed: Signed, case: _Case) -> Kept | None:
 
 def in_cookie(signed: Signed, timeouts: Timeouts) -> Record:
     """What a document would hold of a session that lives in its cookie."""
-    record = Record(
+    return Record(
         id=session_id(signed.sid),
         epoch=0,
         generation=0,
@@ -369,12 +375,11 @@ def in_cookie(signed: Signed, timeouts: Timeouts) -> Record:
         renewed_at=signed.created_at,
         rotated_at=signed.created_at,
         seen_at=signed.seen_at,
-        expires_at=signed.seen_at,
+        expires_at=cookie_expiry(signed, timeouts),
         data=signed.data,
         idle=signed.idle,
         persistent=signed.persistent,
     )
-    return record._replace(expires_at=expiry(record, timeouts))
 
 
 def _creation(case: _Case, data: bytes, subject: str | None, *, moved: Record | None = None) -> Creation:
@@ -445,7 +450,7 @@ def _forced(case: _Case) -> tuple[Event, ...]:
 def _dropped(case: _Case, about: Tracker, reason: str) -> tuple[Event, ...]:
     session = about.record.id.hex() if about.record is not None else None
     events: list[Event] = []
-    if case.keys:
+    if case.keys or case.life is not None or case.description is not None:
         events.append(Event(EventKind.DROPPED_WRITE, session, keys=case.keys, reason=reason))
     if case.renewal is not None:
         events.append(Event(EventKind.DROPPED_RENEWAL, session, case.renewal.subject, reason=reason))

@@ -148,6 +148,7 @@ class Tracker:
         "intent",
         "judgement",
         "life",
+        "lost",
         "owed",
         "pending",
         "protected",
@@ -179,6 +180,7 @@ class Tracker:
         self.resend = resend
         self.tokens = tokens
         self.revoked = revoked
+        self.lost: Record | None = None  # the session that the request held, where it has turned out to have gone
         self.accessed = False
         self.answered = False  # the response's headers are gone
         self.owed: Owed = None  # what the headers have to bring, because it was written before them
@@ -211,6 +213,10 @@ class Tracker:
     def reshapes_cookie(self) -> bool:
         """Whether the cookie that the browser holds has other attributes than was asked for."""
         return self.life is not None and self.record is not None and self.life.persistent != self.record.persistent
+
+    def lose(self) -> None:
+        """The session was renewed or has ended since the request read it: the request holds it no longer."""
+        self.lost, self.record = self.record, None
 
     def read(self) -> dict[str, Any]:
         """The data as they were read: new objects, and the base of later comparisons."""
@@ -308,15 +314,18 @@ class Tracker:
 
     def learn(self, data: dict[str, Any], key: str, present: bytes) -> None:
         """The database has been asked, and holds this of the key now (a document of one element, or an empty one): the
-        mapping shows it, and it is no change."""
+        mapping shows it, and it is no change; unless it was changed while the database was asked."""
+        shows = key not in self._operations and not self._plainly_changed(data, key, None)
         before = len(self._before(key)) if key in self._base else _FRAME
         self._base = {each: value for each, value in self._base.items() if each != key}
         self._encodings.pop(key, None)
-        dict.pop(data, key, None)
-        if key in (values := load(present)):
+        values = load(present)
+        if key in values:
             self._base[key] = values[key]
             self._encodings[key] = encode(key, prepare(key, values[key]))
-            dict.__setitem__(data, key, values[key])
+        if shows:
+            dict.pop(data, key, None)
+            dict.update(data, values)
         self._size += len(self._encodings.get(key, EMPTY)) - before
 
     def start_empty(self, data: dict[str, Any]) -> None:
@@ -327,6 +336,7 @@ class Tracker:
 
     def start_over(self, data: dict[str, Any]) -> None:
         """The request has begun another session than the one it held: the dictionary shows what that one holds."""
+        self.lost = None
         dict.clear(data)
         self._raw = EMPTY if self.record is None else self.record.data
         self._size, self._pristine, self._encodings = len(self._raw), None, {}
@@ -342,18 +352,23 @@ class Tracker:
         dict.update(data, last)
         self._base, self._operations, self.replaced = last.copy(), {}, False
 
-    def settle(self, data: dict[str, Any], difference: Difference | None, *, early: bool = False) -> None:
+    def settle(
+        self, data: dict[str, Any], difference: Difference | None, *, early: bool = False, writes: bool = True
+    ) -> None:
         """The commit is decided: what it does is not done again, and the present data are the base of the next
         comparison (they are written, or dropped with an event). An early one leaves the token to the commit that
-        precedes the headers, unless it begins another epoch or has healed the document."""
+        precedes the headers, unless it begins another epoch or has healed the document; and, where it writes no
+        session, what was asked for the session to that one as well."""
         if early and self.reshapes_cookie:
             self.resend = True
         if not early or self.intent is not None or self.judgement.verdict is Verdict.AHEAD:
             self.resend = False
             if self.judgement.mint is not None or self.judgement.offer is not None:
                 self.judgement = self.judgement._replace(mint=None, offer=None)
-        self.intent = self.life = self.description = None
-        self.protected = False
+        self.intent = None
+        if writes or not early:
+            self.life = self.description = None
+            self.protected = False
         if difference is None or difference.delta is None:
             return
         self._encodings |= difference.encodings

@@ -62,6 +62,10 @@ IMMUTABLE = frozenset(
 """Types whose values cannot change under our hands, and need no look inside: the same object is the same value."""
 
 _UNSAFE = re.compile("[%.$\0\ud800-\udfff]")
+# What encode_name writes, the empty key's name behind its type; lengths and numbers hold a % by chance.
+_ESCAPED = re.compile(rb"%(?:2[45E]|00|u|(?<=[\x01-\x13\x7f\xff]%)\0)")
+_OPENINGS = b"\x03\x04\x0f"  # the types that hold others: document, array, code with scope
+_LEVEL = 7  # bytes that a level of nesting takes at least: type, NUL of the name, length, NUL of the end
 _ESCAPE = re.compile("%(u[0-9A-F]{4}|[0-9A-F]{2})")
 
 
@@ -164,8 +168,21 @@ def dump(prepared: Mapping[str, Any]) -> bytes:
 
 def load(raw: bytes) -> dict[str, Any]:
     """The data of a BSON document, names decoded. New objects each time."""
-    data = load_names(raw)
-    return cast("dict[str, Any]", _restore(data)) if b"%" in raw else data
+    return _decoded(load_names(raw), raw)
+
+
+def load_safely(raw: bytes) -> dict[str, Any] | None:
+    """The data of bytes that need not come from ``dump``, names decoded, or None where they are no BSON or nested
+    beyond ``MAX_DEPTH``. Never raises. As ever in BSON, of a name that stands twice the last counts."""
+    try:
+        data = load_names(raw)
+        # Where the bytes that begin a level are fewer than that, none is too deep.
+        if len(raw) > MAX_DEPTH * _LEVEL and len(raw) - len(raw.translate(None, _OPENINGS)) > MAX_DEPTH:
+            for name, value in data.items():
+                prepare(name, value)
+    except Exception:  # noqa: BLE001  # whatever a decoder raises for bytes that are no BSON
+        return None
+    return _decoded(data, raw)
 
 
 def load_names(raw: bytes) -> dict[str, Any]:
@@ -234,6 +251,11 @@ def _prepare(key: str, value: Any, depth: int) -> Any:
     if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) != 16:
         raise DataError(f"session[{key!r}] holds a Binary of {len(value)} bytes that says it is a UUID", key)
     return value
+
+
+def _decoded(data: dict[str, Any], raw: bytes) -> dict[str, Any]:
+    """The data with their names decoded; most have none to decode, which the bytes tell at less cost."""
+    return cast("dict[str, Any]", _restore(data)) if b"%" in raw and _ESCAPED.search(raw) else data
 
 
 def _restore(value: Any) -> Any:

@@ -82,7 +82,8 @@ class Site:
             self.midway.set()
         await exchange.answer()
         self.renewing -= renews
-        exchange.deliver()
+        if renews or browser.jar.header() == exchange.cookie:  # else the answer is lost: the jar has a newer one
+            exchange.deliver()
         if (cookie := browser.jar.header()) is not None:
             self.cookies.add(cookie)
 
@@ -117,7 +118,9 @@ class Race(NamedTuple):
 async def race(site: Site, browsers: list[Browser], ending: Awaitable[T]) -> tuple[Race, T]:
     """The requests of these browsers, and the ending in their midst; what it gave."""
     requests = asyncio.create_task(site.requests(browsers))
-    await site.midway.wait()
+    midway = asyncio.create_task(site.midway.wait())
+    await asyncio.wait({requests, midway}, return_when=asyncio.FIRST_COMPLETED)
+    assert midway.done()
     in_flight = site.renewing
     ended = await ending
     await requests

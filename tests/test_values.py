@@ -37,6 +37,7 @@ from mongosession.values import (
     encode_name,
     load,
     load_names,
+    load_safely,
     prepare,
     without,
     without_twins,
@@ -156,7 +157,7 @@ def test_what_is_stored_is_read(data: dict[str, Any]) -> None:
     raw = stored(data)
     bson.decode(raw)  # it is BSON
     read = load(raw)
-    assert read == data
+    assert read == load_safely(raw) == data
     assert alike(read) == alike(data)  # not only ==: True is not 1, and 1 is not 1.0
     assert stored(read) == raw
 
@@ -245,6 +246,28 @@ def test_reading_gives_new_objects_each_time() -> None:
     one, other = load(raw), load(raw)
     one["list"][0]["x"] = one["a.b"][0] = 2
     assert other == {"list": [{}], "a.b": [1]}
+
+
+@pytest.mark.parametrize("key", ["", "%", ".", "$", "\0", "\ud800"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(1.5, "", {}, [], b"", ObjectId("0" * 24), False, datetime(2030, 1, 1, tzinfo=UTC), None, Regex("a")),
+        *(Code("f"), Code("f", {}), 1, Timestamp(1, 1), Int64(1), Decimal128("1"), MinKey(), MaxKey()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_each_escape_alone_is_enough_to_be_decoded(key: str, value: Any) -> None:
+    for data in ({key: value}, {"a": 1, key: value}, {"a": [{key: value}]}):
+        assert load(stored(data)) == load_safely(stored(data)) == data
+
+
+@pytest.mark.parametrize("number", [0x25, 0x2525, 0x0025_1000, 0x3225, 0x2510, 0x7525])
+def test_a_percent_sign_that_is_no_name_changes_nothing(number: int) -> None:
+    # Lengths, numbers and texts hold the byte of "%" too.
+    data = {"number": number, "text": "x" * number, "texts": ["%25", "%2E", "%", "%uD800"], "": {"": number}}
+    assert load(stored(data)) == data
+    assert load_safely(stored(data)) == data
 
 
 def test_preparing_leaves_the_value_alone() -> None:
@@ -350,6 +373,19 @@ def test_containers_and_what_holds_one_are_not_taken_for_immutable() -> None:
     mutable: list[Any] = [[], {}, (), Code("f", {}), DBRef("c", {}), bytearray(), DatetimeMS(1), Word.YES]
     for value in mutable:
         assert type(value) not in IMMUTABLE
+
+
+@pytest.mark.parametrize("levels", [0, MAX_DEPTH, MAX_DEPTH + 1, 300, 5000])
+def test_bytes_of_any_origin_are_read_up_to_the_depth_that_is_taken(levels: int) -> None:
+    raw = EMPTY
+    for _ in range(levels):
+        raw = (len(raw) + 8).to_bytes(4, "little") + b"\x03a\0" + raw + b"\0"
+    assert (load_safely(raw) is not None) == (levels <= MAX_DEPTH)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\0", EMPTY[:-1], EMPTY + b"\0", b"\x05\0\0\0a", b"\xff" * 100], ids=repr)
+def test_bytes_of_any_origin_may_be_no_bson(raw: bytes) -> None:
+    assert load_safely(raw) is None
 
 
 # ------------------------------------------------------------------------------------ what arrays take for the same
