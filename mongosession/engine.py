@@ -19,14 +19,16 @@ from mongosession.events import Event, EventKind, Verdict
 from mongosession.http import is_public
 from mongosession.keys import KeyRing, Role
 from mongosession.logs import EventLog
-from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, plan, too_large
+from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, in_cookie, plan, too_large
 from mongosession.policy import Cookie, Rotation, Timeouts
 from mongosession.rotation import Judgement, expiry, judge
 from mongosession.session import Session, tracker
 from mongosession.settings import Settings, from_environ, in_variables
+from mongosession.signed import Opened, SignedCodec
+from mongosession.signed import expiry as cookie_expiry
 from mongosession.store import COPIED, REVOKED, SURPLUS, Record, Stamp, Store
 from mongosession.tokens import Presented, Token, TokenCodec, session_id
-from mongosession.tracker import Calls, Owed, State, Tracker
+from mongosession.tracker import Calls, Kept, Owed, State, Tracker
 from mongosession.values import EMPTY, decode_name, encode, encode_name, load, prepare
 
 Headers = list[tuple[str, str]]
@@ -52,6 +54,9 @@ class SessionEngine:
             itself ends at 16 MiB.
         max_sessions: how many sessions a subject may have; None (default): any number. Judged at each log-in: the
             oldest log-ins beyond it end. It costs a log-in one more read, and a write for each session that ends.
+        anonymous: ``"database"`` (default), or ``"cookie"``: the sessions of visitors live in a signed cookie, without
+            any database command, until they log in, are protected, use an atomic operator or no longer fit. Signed, not
+            encrypted: visitors can read their data, and bring back an older cookie.
         write: ``"before_response"`` (default): what a request stored is in the database before its answer leaves, so
             the next request reads it. ``"after_response"``: writes whose response carries no token come after the
             headers: less latency, and a redirect may overtake its write; a write that fails then is an event only.
@@ -75,6 +80,7 @@ class SessionEngine:
         cookie: Cookie = Cookie(),  # noqa: B008
         max_data: int = MAX_DATA,
         max_sessions: int | None = None,
+        anonymous: Literal["database", "cookie"] = "database",
         write: Literal["before_response", "after_response"] = "before_response",
         on_event: Callable[[Event], object] | None = None,
         clock: Callable[[], float] = time.time,
@@ -82,6 +88,8 @@ class SessionEngine:
     ) -> None:
         if write not in ("before_response", "after_response"):
             raise ValueError(f'write is {write!r}; it must be "before_response" or "after_response"')
+        if anonymous not in ("database", "cookie"):
+            raise ValueError(f'anonymous is {anonymous!r}; it must be "database" or "cookie"')
         if not 0 < max_data <= 15 * 2**20:
             raise ValueError(
                 f"max_data is {max_data!r}; it must be 1 to 15 MiB in bytes: a document of MongoDB ends at 16 MiB"
@@ -90,8 +98,9 @@ class SessionEngine:
             raise ValueError(f"max_sessions is {max_sessions!r}; it must be at least 1, or None for any number")
         self.store = store
         self.cookie = cookie
-        self.terms = Terms(rotation, timeouts, max_data)
         self.keys = KeyRing(keys, next_keys)
+        signed = SignedCodec(self.keys, cookie.name) if anonymous == "cookie" else None
+        self.terms = Terms(rotation, timeouts, max_data, signed)
         self._codec = TokenCodec(self.keys, cookie.name)
         self._max_sessions = max_sessions
         self._write = write
@@ -162,8 +171,10 @@ class SessionEngine:
         if not values:
             return self._session(Tracker(Judgement(Verdict.ANONYMOUS, now), tokens=tokens))
         presented = self._presented(values, now)
-        if not presented:
+        if presented is None:
             return self._session(Tracker(Judgement(Verdict.INVALID, now), tokens=tokens))
+        if isinstance(presented, tuple):
+            return self._session(self._of_cookie(presented, now, tokens=tokens))
         try:
             record = await self.store.load(session_id(presented[0].token.sid))
         except StoreUnavailable as error:
@@ -270,6 +281,7 @@ class SessionEngine:
     async def _pop_once(self, session: Session, key: str, default: Any) -> Any:
         about = tracker(session)
         if await self._is_own(session, about, key):
+            about.protected = about.protected or key in session
             return session.pop(key, default)
         record, present = about.record, None
         if record is not None:
@@ -285,6 +297,7 @@ class SessionEngine:
         about = tracker(session)
         own, record = await self._is_own(session, about, key), about.record
         if own or record is None or (not about.answered and key in session):
+            about.protected = about.protected or key not in session
             return session.setdefault(key, value)
         prepared = prepare(key, value)
         encoding = encode(key, prepared)
@@ -308,7 +321,7 @@ class SessionEngine:
         if about.answered:
             await self._refresh(about, self._now())
         await self._quiet(about)
-        return about.differs(session, key)
+        return about.differs(session, key) or about.signed is not None
 
     async def _at_once(self, about: Tracker, call: Coroutine[Any, Any, bytes | None]) -> bytes | None:
         about.pending = task = self._start(call)
@@ -349,7 +362,7 @@ class SessionEngine:
             self._emit(event)
         headers: Headers = [("Vary", "Cookie")] if decided.vary else []
         if decided.idle:
-            cookie: Owed = "removal" if decided.forget else None
+            cookie = self._into_cookie(decided, about)
             about.owed = cookie or about.owed
         elif self._write == "after_response" and decided.postponable and not early:
             about.pending = self._start(self._postponed(decided, about))
@@ -409,7 +422,7 @@ class SessionEngine:
     async def _refresh(self, about: Tracker, now: float) -> None:
         """A connection may have outlived what is known of its session: other requests may have prolonged it, or not."""
         record = about.record
-        if record is None or now < expiry(record, self.terms.timeouts):
+        if record is None or about.signed is not None or now < expiry(record, self.terms.timeouts):
             return
         present = await self.store.load(record.id)
         alive = present is not None and present.epoch == record.epoch and now < expiry(present, self.terms.timeouts)
@@ -425,14 +438,38 @@ class SessionEngine:
         about.calls = self._calls
         return Session(about)
 
-    def _presented(self, values: list[str], now: float) -> list[Presented]:
-        """The cookies that verify, if they are of one session."""
-        presented = [each for value in values if (each := self._codec.read(value, now)) is not None]
-        if len({each.token.sid for each in presented}) > 1:
-            ids = ", ".join(sorted({session_id(each.token.sid).hex() for each in presented}))
+    def _presented(self, values: list[str], now: float) -> list[Presented] | Opened | None:
+        """The tokens that verify, or what lives in a cookie, if all of it is of one session."""
+        tokens: list[Presented] = []
+        kept: list[Opened] = []
+        for value in values:
+            if (token := self._codec.read(value, now)) is not None:
+                tokens.append(token)
+            elif (opened := self._kept(value, now)) is not None:
+                kept.append(opened)
+        sids = {each.token.sid for each in tokens} | {signed.sid for signed, _, _ in kept}
+        if len(sids) > 1:
+            ids = ", ".join(sorted(session_id(sid).hex() for sid in sids))
             self._emit(Event(EventKind.SEVERAL_COOKIES, reason=f"valid cookies of several sessions: {ids}"))
-            return []
-        return presented
+            return None
+        return max(kept, key=lambda each: each[0].seen_at) if kept else tokens or None
+
+    def _kept(self, value: str, now: float) -> Opened | None:
+        opened = self.terms.signed.read(value) if self.terms.signed is not None else None
+        lives = opened is not None and now < cookie_expiry(opened[0], self.terms.timeouts)
+        return opened if lives else None
+
+    def _of_cookie(self, opened: Opened, now: float, *, tokens: bool) -> Tracker:
+        """A session that lives in its cookie: the database is not asked."""
+        signed, content, role = opened
+        return Tracker(
+            Judgement(Verdict.CURRENT, now),
+            record=in_cookie(signed, self.terms.timeouts),
+            signed=signed,
+            content=content,
+            resend=role is Role.OLD,
+            tokens=tokens,
+        )
 
     async def _open_oddly(
         self, judged: Judgement, record: Record | None, token: Token, role: Role, tokens: bool
@@ -489,7 +526,7 @@ class SessionEngine:
             record, about.record = about.record, None
             if ended:
                 self._emit(Event(EventKind.DESTROYED, decided.end.id.hex(), record.subject if record else None))
-            elif decided.create is None:
+            elif decided.create is None and decided.keep is None:
                 return None  # it had ended already: since then the browser may have got a newer cookie
         if decided.create is not None:
             return await self._create(decided.create, about)
@@ -497,11 +534,18 @@ class SessionEngine:
             return await self._update(decided, decided.update, about)
         if decided.offer is not None and about.record is not None:
             return await self._look_again(decided.offer, about.record.id)
-        return "removal" if decided.forget else None
+        return self._into_cookie(decided, about)
+
+    def _into_cookie(self, decided: Plan, about: Tracker) -> Owed:
+        """What the headers have to bring where the store has nothing to do with it."""
+        if decided.keep is None:
+            return "removal" if decided.forget else None
+        about.record, about.signed = decided.keep.record, decided.keep.signed
+        return decided.keep
 
     async def _create(self, creation: Creation, about: Tracker) -> Owed:
         await self.store.create(creation.record)
-        about.record, about.token = creation
+        (about.record, about.token), about.signed = creation, None
         self._emit(Event(EventKind.CREATED, creation.record.id.hex(), creation.record.subject))
         return creation.token
 
@@ -581,7 +625,8 @@ class SessionEngine:
         else:
             max_age = max(0, int(owed.deadline - self._clock()))
             persistent = None if record is None else record.persistent
-            value = cookies.render(self.cookie, self._codec.write(owed), max_age, persistent)
+            text = owed.text if isinstance(owed, Kept) else self._codec.write(owed)
+            value = cookies.render(self.cookie, text, max_age, persistent)
         return [("Set-Cookie", value), ("Cache-Control", "no-store")]
 
     def _emit(self, event: Event) -> None:

@@ -178,7 +178,8 @@ class Session(dict[str, Any]):
 
     def describe(self, /, **details: str | None) -> None:
         """Record what tells this session from the others of its subject, for a list of "your devices"; it replaces what
-        was recorded before, and costs a write only where it differs. Another subject starts without::
+        was recorded before, and costs a write only where it differs. Another subject starts without, and a session that
+        lives in its cookie keeps none::
 
             session.describe(user_agent=request.headers.get("user-agent"), address=request.client.host)
 
@@ -218,6 +219,12 @@ class Session(dict[str, Any]):
             StoreUnavailable: the database did not answer within the deadline.
         """
         return await self._calls().save(self)
+
+    def protect(self) -> None:
+        """Move a session that lives in its cookie into the database, when the request completes: before data that must
+        be secret, that must be handed out once, or that must not be brought back by an old cookie. A session of the
+        database, and one that stores nothing, is left as it is."""
+        self._tracker.protected = True
 
     async def pop_once(self, key: str, default: Any = None) -> Any:
         """Take a value out of the session at once, so that exactly one of many parallel requests gets it: a one-time

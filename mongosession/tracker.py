@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 from mongosession.errors import DataError
 from mongosession.events import Verdict
 from mongosession.rotation import Judgement
+from mongosession.signed import Signed
 from mongosession.store import Record
 from mongosession.tokens import Token
 from mongosession.values import EMPTY, IMMUTABLE, Delta, encode, encode_name, load, prepare
@@ -44,7 +45,27 @@ class Life(NamedTuple):
     persistent: bool | None
 
 
-Owed = Token | Literal["removal"] | None
+class Kept(NamedTuple):
+    """A session that goes into its cookie.
+
+    Attributes:
+        record: what a document would hold.
+        signed: what the cookie holds.
+        text: the cookie's text.
+        deadline: the absolute end, seconds since 1970.
+    """
+
+    record: Record
+    signed: Signed
+    text: str
+    deadline: float
+
+    def __repr__(self) -> str:
+        """Without the text: it is the credential."""
+        return f"Kept({self.signed!r})"
+
+
+Owed = Token | Kept | Literal["removal"] | None
 
 Operator = Literal["increment", "append", "add_to_set", "remove_from"]
 
@@ -77,6 +98,7 @@ class State(NamedTuple):
     intent: Intent
     life: Life | None
     description: Mapping[str, str] | None
+    protected: bool
 
 
 class Difference(NamedTuple):
@@ -102,7 +124,9 @@ class Tracker:
 
     Args:
         judgement: how the presented cookie was judged.
-        record: the document, where the request holds the session.
+        record: the document, where the request holds the session; or what it would be of one that lives in its cookie.
+        signed: what that cookie holds, or None.
+        content: the data, where they are decoded already.
         token: the presented token, where one verified.
         resend: the token is under an old key, and has to be sent again.
         tokens: tokens may rotate and be sent.
@@ -111,6 +135,7 @@ class Tracker:
 
     __slots__ = (
         "_base",
+        "_content",
         "_encodings",
         "_operations",
         "_pristine",
@@ -126,10 +151,12 @@ class Tracker:
         "lost",
         "owed",
         "pending",
+        "protected",
         "record",
         "replaced",
         "resend",
         "revoked",
+        "signed",
         "token",
         "tokens",
     )
@@ -139,6 +166,8 @@ class Tracker:
         judgement: Judgement,
         *,
         record: Record | None = None,
+        signed: Signed | None = None,
+        content: dict[str, Any] | None = None,
         token: Token | None = None,
         resend: bool = False,
         tokens: bool = True,
@@ -146,6 +175,7 @@ class Tracker:
     ) -> None:
         self.judgement = judgement
         self.record = record
+        self.signed = signed
         self.token = token
         self.resend = resend
         self.tokens = tokens
@@ -159,7 +189,9 @@ class Tracker:
         self.intent: Intent = None
         self.life: Life | None = None  # asked for
         self.description: Mapping[str, str] | None = None  # asked for
+        self.protected = False  # it has to live in the database
         self.replaced = False  # the data start anew: what was read is gone
+        self._content = content
         self._raw = EMPTY if record is None else record.data
         self._size = len(self._raw)
         self._base: dict[str, Any] = {}
@@ -188,7 +220,7 @@ class Tracker:
 
     def read(self) -> dict[str, Any]:
         """The data as they were read: new objects, and the base of later comparisons."""
-        data = load(self._raw)
+        data, self._content = load(self._raw) if self._content is None else self._content, None
         self._base = data.copy()
         return data
 
@@ -241,6 +273,7 @@ class Tracker:
             DataError: another operator stands for the key already, or BSON cannot hold the operand.
         """
         leads_to = encode(key, prepare(key, result))
+        self.protected = True
         standing = self._operations.get(key)
         if self._plainly_changed(data, key, standing):
             self._operations.pop(key, None)
@@ -335,6 +368,7 @@ class Tracker:
         self.intent = None
         if writes or not early:
             self.life = self.description = None
+            self.protected = False
         if difference is None or difference.delta is None:
             return
         self._encodings |= difference.encodings
@@ -354,6 +388,7 @@ class Tracker:
             self.intent,
             self.life,
             self.description,
+            self.protected,
         )
 
     def restore(self, data: dict[str, Any], state: State, *, repeat: bool = False) -> tuple[str, ...]:
@@ -367,8 +402,9 @@ class Tracker:
         Returns:
             The keys of the operators that are not.
         """
-        self._base, self._encodings, self._size, operations, replaced, intent, life, description = state
+        self._base, self._encodings, self._size, operations, replaced, intent, life, description, protected = state
         self.replaced = self.replaced or replaced
+        self.protected = self.protected or protected
         self.intent = self.intent or intent
         self.life = self.life or life
         self.description = description if self.description is None else self.description
