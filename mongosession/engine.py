@@ -354,6 +354,8 @@ class SessionEngine:
         decided = plan(
             session, self.terms, now=now, random=self._random, status=status, public=public, sent=sent, early=early
         )
+        if decided.nothing:
+            return [("Vary", "Cookie")] if decided.vary else []
         before = about.state() if early or sent else None  # those may be tried again
         if decided.revert:
             about.revert(session)

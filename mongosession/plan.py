@@ -97,6 +97,11 @@ class Plan(NamedTuple):
     events: tuple[Event, ...] = ()
 
     @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to be done, as for most requests."""
+        return self is NOTHING or self is SEEN
+
+    @property
     def idle(self) -> bool:
         """Whether the store is not needed."""
         return self.update is None and self.offer is None and self.end is None and self.create is None
@@ -145,6 +150,10 @@ def plan(
     """
     about = tracker(session)
     difference = None if status >= 500 else _measured(about, session, terms.max_data)
+    if difference is not None and difference.delta is None and not about.asks:
+        moves = early and about.signed is not None
+        if not moves and not _due(about, terms, now if sent else about.judgement.now):
+            return SEEN if about.accessed and not sent and not early else NOTHING
     delta = difference.delta if difference is not None else None
     case = _Case(
         session=session,
@@ -174,6 +183,19 @@ def plan(
     vary = (about.accessed or delta is not None) and not sent and not early
     revert = decided.revert or (status >= 500 and about.intent != "destroy")
     return decided._replace(vary=vary, revert=revert, difference=None if revert else difference)
+
+
+NOTHING = Plan()
+SEEN = Plan(vary=True)
+
+
+def _due(about: Tracker, terms: Terms, seen_at: float) -> bool:
+    """Whether a request that has changed nothing may have something to write or to send all the same."""
+    judged, record = about.judgement, about.record
+    if record is None:
+        return False
+    idle = terms.timeouts.idle if record.idle is None else record.idle
+    return judged.mint is not None or judged.offer is not None or seen_at - record.seen_at >= idle / TOUCHES
 
 
 class _Case(NamedTuple):

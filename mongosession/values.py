@@ -166,6 +166,15 @@ def dump(prepared: Mapping[str, Any]) -> bytes:
     return bson.encode(prepared, codec_options=OPTIONS)
 
 
+def encodes_as(data: Mapping[str, Any], raw: bytes) -> bool:
+    """Whether data are encoded as these bytes, seen with one encoding of the whole. False also where that does not
+    tell: where names are escaped, or a value needs preparing."""
+    try:
+        return b"%" not in raw and bson.encode(data, codec_options=OPTIONS) == raw
+    except (bson.errors.BSONError, ValueError, TypeError, OverflowError, RecursionError):
+        return False
+
+
 def load(raw: bytes) -> dict[str, Any]:
     """The data of a BSON document, names decoded. New objects each time."""
     return _decoded(load_names(raw), raw)
