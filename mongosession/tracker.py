@@ -208,6 +208,10 @@ class Tracker:
         """The session was renewed or has ended since the request read it: the request holds it no longer."""
         self.lost, self.record = self.record, None
 
+    def untouched(self, data: dict[str, Any]) -> bool:
+        """Whether the request holds no session, and nobody has looked for one: there is nothing to do or to say."""
+        return self.record is None and not (self.accessed or dict.__len__(data) or self.asks)
+
     def read(self) -> dict[str, Any]:
         """The data as they were read: new objects, and the base of later comparisons."""
         if self._raw == EMPTY:
