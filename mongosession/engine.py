@@ -182,7 +182,9 @@ class SessionEngine:
                 raise
             self._emit(Event(EventKind.STORE_FAILED, session_id(presented[0].token.sid).hex(), reason=str(error)))
             return self._session(Tracker(Judgement(Verdict.UNAVAILABLE, now), tokens=False))
-        token, role = max(presented, key=lambda each: _preference(each, record))
+        token, role = presented[0]
+        if len(presented) > 1:
+            token, role = max(presented, key=lambda each: _preference(each, record))
         judged = judge(
             token, record, now=now, rotation=self.terms.rotation, timeouts=self.terms.timeouts, large_body=large_body
         )
@@ -450,6 +452,8 @@ class SessionEngine:
                 tokens.append(token)
             elif (opened := self._kept(value, now)) is not None:
                 kept.append(opened)
+        if len(tokens) + len(kept) == 1:
+            return kept[0] if kept else tokens
         sids = {each.token.sid for each in tokens} | {signed.sid for signed, _, _ in kept}
         if len(sids) > 1:
             ids = ", ".join(sorted(session_id(sid).hex() for sid in sids))

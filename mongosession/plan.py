@@ -149,11 +149,9 @@ def plan(
         DataError: the session holds what cannot be stored, or more than the limit.
     """
     about = tracker(session)
+    if status < 500 and not _due(about, terms, now, sent=sent, early=early) and about.unchanged(session):
+        return SEEN if about.accessed and not sent and not early else NOTHING
     difference = None if status >= 500 else _measured(about, session, terms.max_data)
-    if difference is not None and difference.delta is None and not about.asks:
-        moves = early and about.signed is not None
-        if not moves and not _due(about, terms, now if sent else about.judgement.now):
-            return SEEN if about.accessed and not sent and not early else NOTHING
     delta = difference.delta if difference is not None else None
     case = _Case(
         session=session,
@@ -189,13 +187,16 @@ NOTHING = Plan()
 SEEN = Plan(vary=True)
 
 
-def _due(about: Tracker, terms: Terms, seen_at: float) -> bool:
+def _due(about: Tracker, terms: Terms, now: float, *, sent: bool, early: bool) -> bool:
     """Whether a request that has changed nothing may have something to write or to send all the same."""
     judged, record = about.judgement, about.record
+    if about.asks or judged.mint is not None or judged.offer is not None:
+        return True
     if record is None:
         return False
     idle = terms.timeouts.idle if record.idle is None else record.idle
-    return judged.mint is not None or judged.offer is not None or seen_at - record.seen_at >= idle / TOUCHES
+    seen_at = now if sent else judged.now
+    return seen_at - record.seen_at >= idle / TOUCHES or (early and about.signed is not None)
 
 
 class _Case(NamedTuple):

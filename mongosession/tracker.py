@@ -180,13 +180,13 @@ class Tracker:
     @property
     def asks(self) -> bool:
         """Whether something is to be done besides what the data and the judgement tell."""
-        return bool(
-            self.intent
+        return (
+            self.intent is not None
             or self.life is not None
             or self.description is not None
+            or self.owed is not None
             or self.protected
             or self.resend
-            or self.owed
         )
 
     @property
@@ -226,7 +226,7 @@ class Tracker:
         Raises:
             DataError: a key is no ``str``, or a value is none that BSON can hold.
         """
-        if self._unchanged(data):
+        if self.unchanged(data):
             return Difference(None, (), self._size, False, {})
         base = _NOTHING if self.replaced else self._base
         size = _FRAME if self.replaced else self._size
@@ -261,20 +261,12 @@ class Tracker:
             delta = Delta(None, put, tuple(map(encode_name, gone)), **operands)
         return Difference(delta, (*keys, *gone), size, size > self._size, encodings)
 
-    def _unchanged(self, data: dict[str, Any]) -> bool:
-        """Whether nothing has changed, where that is seen at once: the objects are those that were read, and what they
-        hold is encoded as it was."""
-        base = self._base
-        if self.replaced or self._operations or dict.__len__(data) != len(base):
-            return False
-        immutable = True
-        for key, value in dict.items(data):
-            if value is not base.get(key, _MISSING):
-                return False
-            immutable = immutable and type(value) in IMMUTABLE
-        if immutable or not self.accessed:
-            return True
-        return self._as_read and encodes_as(base, self._raw)
+    def unchanged(self, data: dict[str, Any]) -> bool:
+        """Whether nothing has changed, where that is seen at once: all of it is encoded as it was read. The encoder is
+        C, and faster than a look at each key."""
+        return (
+            self._as_read and not (self.replaced or self._operations) and encodes_as(dict(dict.items(data)), self._raw)
+        )
 
     def operate(self, data: dict[str, Any], operator: Operator, key: str, operand: Any, result: Any) -> None:
         """Record an atomic operator and mirror its result in the mapping.

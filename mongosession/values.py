@@ -169,8 +169,10 @@ def dump(prepared: Mapping[str, Any]) -> bytes:
 def encodes_as(data: Mapping[str, Any], raw: bytes) -> bool:
     """Whether data are encoded as these bytes, seen with one encoding of the whole. False also where that does not
     tell: where names are escaped, or a value needs preparing."""
+    if b"%" in raw and _ESCAPED.search(raw):
+        return False
     try:
-        return b"%" not in raw and bson.encode(data, codec_options=OPTIONS) == raw
+        return bson.encode(data, codec_options=OPTIONS) == raw
     except (bson.errors.BSONError, ValueError, TypeError, OverflowError, RecursionError):
         return False
 
