@@ -10,7 +10,7 @@ from importlib import import_module
 from . import machine
 from .results import Part, goal, read, value, write
 
-PARTS = ("commands", "instructions", "pages", "memory", "imports", "growth")
+PARTS = ("commands", "instructions", "pages", "parallel", "throughput", "growth", "memory", "imports")
 """Modules of this package that have a ``run``."""
 
 

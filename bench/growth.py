@@ -21,9 +21,9 @@ TITLE = "Growth"
 DID = (
     "Collections of sessions that hold nothing and have no subject, inserted in bulk with random ids, both indexes in "
     "place. Then 2,000 look-ups and 2,000 changes of one key in each, of sessions drawn at random, the collections in "
-    "turn, one call after the other through `MongoStore`. The server's cache has 0.25 GB. The bytes are those on the disk "
-    "after a checkpoint, before the changes. Expiry: 100,000 sessions become due at once, the TTL monitor runs every "
-    "second, and four tasks look up and change others meanwhile; then for as long without; three rounds in turn."
+    "turn, one call after the other through `MongoStore`. The server's cache has 0.25 GB. The bytes are those on the "
+    "disk after a checkpoint, before the changes. Expiry: 100,000 sessions become due at once, the TTL monitor runs "
+    "every second, and four tasks look up and change others meanwhile; then for as long without; three rounds in turn."
 )
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -63,13 +63,13 @@ async def insert(store: MongoStore, count: int, expires_at: float) -> AsyncItera
         ids = [chance.randbytes(16) for _ in range(min(BATCH, count - first))]
         await store.collection.insert_many(
             [
-                {**template, "_id": id, "epoch": epoch(id), "expires_at": DatetimeMS(int(expires_at * 1000) + number)}
-                for number, id in enumerate(ids, first)
+                template | {"_id": key, "epoch": epoch(key), "expires_at": DatetimeMS(int(expires_at * 1000) + number)}
+                for number, key in enumerate(ids, first)
             ],
             ordered=False,
         )
-        for id in ids:
-            yield id
+        for key in ids:
+            yield key
 
 
 class Grown(NamedTuple):
@@ -84,7 +84,7 @@ async def grow(client: AsyncMongoClient[dict[str, Any]], size: int) -> Grown:
     """A new collection of so many sessions. Of the largest ones, some ids are kept."""
     store = MongoStore(client.bench[f"sessions{size}"])
     await store.setup()
-    ids = [id async for id in insert(store, size, time.time() + 86400)]
+    ids = [key async for key in insert(store, size, time.time() + 86400)]
     return Grown(size, store, random.Random(1).choices(ids, k=CALLS))
 
 
@@ -137,16 +137,16 @@ async def worked(store: MongoStore, ids: list[bytes], until: Callable[[], Awaita
     async def work(number: int) -> None:
         chance = random.Random(number)
         while not over.is_set():
-            id = chance.choice(ids)
+            key = chance.choice(ids)
             began = time.perf_counter()
-            await load(store, id)
-            await change(store, id)
+            await load(store, key)
+            await change(store, key)
             took.append(1000 * (time.perf_counter() - began))
 
     async with asyncio.TaskGroup() as group:
         for number in range(TASKS):
             group.create_task(work(number))
-        while not await until():
+        while not await until():  # noqa: ASYNC110  # it is the database that is asked
             await asyncio.sleep(0.2)
         over.set()
     return took
@@ -163,10 +163,10 @@ async def expiry(uri: str) -> list[Figure]:
     async with AsyncMongoClient[dict[str, Any]](uri) as client:
         store = MongoStore(client.bench.expiring)
         await store.setup()
-        live = [id async for id in insert(store, LIVE, time.time() + 86400)]
+        live = [key async for key in insert(store, LIVE, time.time() + 86400)]
 
         async def gone() -> bool:
-            return await store.collection.estimated_document_count() <= LIVE
+            return bool(await store.collection.estimated_document_count() <= LIVE)
 
         for _ in range(ROUNDS):
             due = time.time() + 20  # when they have all been inserted
