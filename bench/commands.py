@@ -19,9 +19,9 @@ from .results import Figure, Part
 
 TITLE = "Database commands and bytes"
 DID = (
-    "Counted with the driver's command listener on a replica set of one node, whose oplog is read; PyMongo's async "
-    "client. The bytes are those of the command's BSON in a collection `shop.sessions`, without what the driver adds "
-    "for retries (`lsid`, `txnNumber`, `$clusterTime`). `make test` asserts these figures."
+    "Counted with the driver's command listener on a replica set of one node, whose oplog is read; PyMongo's "
+    "async client. The bytes are those of the command's BSON in a collection `shop.sessions`, without what the "
+    "driver adds for retries (`lsid`, `txnNumber`, `$clusterTime`). `make test` asserts these figures."
 )
 
 SIZES = (300, 2_000, 20_000)

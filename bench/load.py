@@ -70,6 +70,7 @@ async def begun(port: int, count: int) -> list[Client]:
     clients = [Client(port) for _ in range(count)]
     for client in clients:
         await client.get("/begin")
+        client.close()
     return clients
 
 
@@ -83,6 +84,7 @@ async def rate(clients: Sequence[Client], target: str, seconds: float) -> float:
         while time.perf_counter() < began + seconds:
             await client.get(target)
             answered += 1
+        client.close()  # before the server does, which waits for seconds only
 
     await asyncio.gather(*(ask(client) for client in clients))
     return answered / (time.perf_counter() - began)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from .load import Client
 from .results import ROOT
 
+THREADS = ("--worker-class", "gthread", "--threads", "16")
 NODE = ROOT / "bench" / "peers" / "node"
 START_SECONDS = 60
 
@@ -37,10 +38,10 @@ def _asgi(target: str) -> Callable[[int, str], list[str]]:
     return lambda port, uri: [sys.executable, "-m", "bench.apps.asgi", target, str(port), uri]
 
 
-def _flask(*options: str, best: bool) -> Callable[[int, str], list[str]]:
+def _wsgi(factory: str, *options: str) -> Callable[[int, str], list[str]]:
     def command(port: int, uri: str) -> list[str]:
         gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--log-level", "error"]
-        return [*gunicorn, *options, f"bench.apps.flask_site:make({uri!r}, {best})"]
+        return [*gunicorn, *options, f"bench.apps.{factory.format(repr(uri))}"]
 
     return command
 
@@ -66,11 +67,16 @@ PEERS = {
     "starlette": Server("Starlette's SessionMiddleware (a cookie, no database)", _asgi("starlette")),
     "starsessions-motor": Server("starsessions, a store on Motor", _asgi("starsessions-motor"), "starsessions"),
     "aiohttp": Server("aiohttp-session, Mongo storage on Motor", _aiohttp, "aiohttp_session_mongo"),
-    "flask": Server("flask-session, MongoDB, default", _flask(best=False), "flask_session"),
+    "flask": Server("flask-session, MongoDB, default", _wsgi("flask_site:make({}, False)"), "flask_session"),
     "flask-best": Server(
         "flask-session, MongoDB, at its best: indexed, writes changes only, 16 threads",
-        _flask("--worker-class", "gthread", "--threads", "16", best=True),
+        _wsgi("flask_site:make({}, True)", *THREADS),
         "flask_session",
+    ),
+    "django": Server(
+        "Django's database sessions, MongoDB, 16 threads",
+        _wsgi("django_site:make({})", *THREADS),
+        "django_mongodb_backend",
     ),
     "express": Server("express-session, connect-mongo, default", _node("default"), "node"),
     "express-best": Server(

@@ -12,11 +12,12 @@ from .results import Figure, Goal, Part
 
 TITLE = "Requests per second"
 DID = (
-    "One process of each server on a core of its own; MongoDB and the client, eight keep-alive connections with a session "
-    "of 300 bytes each, on the others. All run at once and are asked in turn, half a second each, 15 rounds, in an order "
-    "that is drawn anew: a ratio is of two figures of the same round, and what is shown is the median with the quartiles. "
-    "uvicorn serves bare ASGI applications; the floor is such a one that does one `find_one` by `_id`, or that and one "
-    "`update_one`, and nothing else. flask-session stands behind gunicorn, aiohttp-session and express on their own servers."
+    "One process of each server on a core of its own; MongoDB and the client, eight keep-alive connections with a "
+    "session of 300 bytes each, on the others. All run at once and are asked in turn, half a second each, 15 "
+    "rounds, in an order that is drawn anew: a ratio is of two figures of the same round, and what is shown is "
+    "the median with the quartiles. uvicorn serves bare ASGI applications; the floor is such a one that does one "
+    "`find_one` by `_id`, or that and one `update_one`, and nothing else. flask-session stands behind gunicorn, "
+    "aiohttp-session and express on their own servers."
 )
 
 CLIENTS, SLICE, ROUNDS = 8, 0.5, 15
@@ -31,10 +32,11 @@ BESIDE = {
     "aiohttp": "ours-motor",
     "flask": "ours-pymongo",
     "flask-best": "ours-pymongo",
+    "django": "ours-pymongo",
     "express": "ours-pymongo",
     "express-best": "ours-pymongo",
 }
-RIVALS = {"starsessions-motor", "aiohttp", "flask", "flask-best"}
+RIVALS = {"starsessions-motor", "aiohttp", "flask", "flask-best", "django"}
 
 Rates = Mapping[str, Sequence[float]]
 
@@ -52,9 +54,6 @@ async def measure(ports: Mapping[str, int]) -> dict[str, Rates]:
             answered = await rate(clients[key], route, SLICE)
             if number:  # the first round warms them up
                 found[route][key].append(answered)
-    for each in clients.values():
-        for client in each:
-            client.close()
     return dict(found)
 
 
