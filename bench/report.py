@@ -142,9 +142,9 @@ def draw(part: Part, axis: str, target: Path) -> None:
             panel.annotate(
                 number(each.value), (each.high or each.value, row), (5, 0), textcoords="offset points", va="center"
             )
-        panel.set_yticks(range(len(shown)), labels=shown)
+        panel.set_yticks(range(len(shown)), labels=[name.replace("`", "") for name in shown])
         panel.invert_yaxis()
-        panel.margins(x=0.1)
+        panel.margins(x=0.15)
         panel.set_title(done, fontsize=11, fontweight="bold")
         panel.grid(axis="x", color="#dddddd", linewidth=0.6)
         panel.set_axisbelow(True)

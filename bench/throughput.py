@@ -15,9 +15,11 @@ DID = (
     "One process of each server on a core of its own; MongoDB and the client, eight keep-alive connections with a "
     "session of 300 bytes each, on the others. All run at once and are asked in turn, half a second each, 15 "
     "rounds, in an order that is drawn anew: a ratio is of two figures of the same round, and what is shown is "
-    "the median with the quartiles. uvicorn serves bare ASGI applications; the floor is such a one that does one "
-    "`find_one` by `_id`, or that and one `update_one`, and nothing else. flask-session stands behind gunicorn, "
-    "aiohttp-session and express on their own servers."
+    "the median with the quartiles. uvicorn, with uvloop and httptools, serves bare ASGI applications; the floor "
+    "is such a one that does one `find_one` by `_id`, or that and one `update_one`, and nothing else. "
+    "flask-session and Django stand behind gunicorn, aiohttp-session and express-session on their own servers. "
+    "Where other programs want the same core, those with several threads (Motor, gunicorn) get more of it than "
+    "they should: these figures want a calm machine."
 )
 
 CLIENTS, SLICE, ROUNDS = 8, 0.5, 15
