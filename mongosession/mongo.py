@@ -145,7 +145,7 @@ class MongoStore:
                 await self.collection.create_index(keys, name=name, **options)
 
     async def holds_foreign(self) -> bool:
-        """Whether a document of the collection is no session. Reads all, if each is one. Raises what the driver raises."""
+        """Whether a document of the collection is no session; where none is, all are read. Errors are the driver's."""
         return await self._ordinary.find_one(FOREIGN, projection={"_id": True}) is not None
 
     async def _create_clustered(self) -> None:
