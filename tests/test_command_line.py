@@ -463,6 +463,13 @@ async def test_a_client_that_knows_one_server_alone(replica_uri: str, driver: st
     await close(client.test.sessions)
 
 
+@pytest.mark.parametrize(("name", "expected"), [("127.0.0.1", False), ("localhost", False), ("127.1", True)])
+async def test_a_server_elsewhere_that_serves_anybody(mongod_uri: str, driver: str, name: str, expected: bool) -> None:
+    client: Any = CLIENTS[driver](mongod_uri.replace("127.0.0.1", name))  # 127.1 stands for any name but those of here
+    assert (await gather(MongoStore(client.test.sessions))).open_to_all is expected
+    await close(client.test.sessions)
+
+
 async def test_a_clock_that_is_ahead_is_measured(connect: Connect, driver: str) -> None:
     def fast() -> float:
         return datetime.now(UTC).timestamp() + 300
