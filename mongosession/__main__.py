@@ -1,4 +1,4 @@
-"""The command line, ``python -m mongosession --help``. What it needs comes with the extra ``cli``; ``key`` does without."""
+"""The command line, ``python -m mongosession --help``. What it needs comes with the extra ``cli``, but for ``key``."""
 
 import secrets
 import sys

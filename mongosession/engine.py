@@ -19,14 +19,16 @@ from mongosession.events import Event, EventKind, Verdict
 from mongosession.http import is_public
 from mongosession.keys import KeyRing, Role
 from mongosession.logs import EventLog
-from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, plan, too_large
+from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, in_cookie, plan, too_large
 from mongosession.policy import Cookie, Rotation, Timeouts
 from mongosession.rotation import Judgement, expiry, judge
 from mongosession.session import Session, tracker
 from mongosession.settings import Settings, from_environ, in_variables
+from mongosession.signed import Opened, SignedCodec
+from mongosession.signed import expiry as cookie_expiry
 from mongosession.store import COPIED, REVOKED, SURPLUS, Record, Stamp, Store
 from mongosession.tokens import Presented, Token, TokenCodec, session_id
-from mongosession.tracker import Calls, Owed, State, Tracker
+from mongosession.tracker import Calls, Kept, Owed, State, Tracker
 from mongosession.values import EMPTY, decode_name, encode, encode_name, load, prepare
 
 Headers = list[tuple[str, str]]
@@ -52,6 +54,9 @@ class SessionEngine:
             itself ends at 16 MiB.
         max_sessions: how many sessions a subject may have; None (default): any number. Judged at each log-in: the
             oldest log-ins beyond it end. It costs a log-in one more read, and a write for each session that ends.
+        anonymous: ``"database"`` (default), or ``"cookie"``: the sessions of visitors live in a signed cookie, without
+            any database command, until they log in, are protected, use an atomic operator or no longer fit. Signed, not
+            encrypted: visitors can read their data, and bring back an older cookie.
         write: ``"before_response"`` (default): what a request stored is in the database before its answer leaves, so
             the next request reads it. ``"after_response"``: writes whose response carries no token come after the
             headers: less latency, and a redirect may overtake its write; a write that fails then is an event only.
@@ -75,6 +80,7 @@ class SessionEngine:
         cookie: Cookie = Cookie(),  # noqa: B008
         max_data: int = MAX_DATA,
         max_sessions: int | None = None,
+        anonymous: Literal["database", "cookie"] = "database",
         write: Literal["before_response", "after_response"] = "before_response",
         on_event: Callable[[Event], object] | None = None,
         clock: Callable[[], float] = time.time,
@@ -82,16 +88,19 @@ class SessionEngine:
     ) -> None:
         if write not in ("before_response", "after_response"):
             raise ValueError(f'write is {write!r}; it must be "before_response" or "after_response"')
+        if anonymous not in ("database", "cookie"):
+            raise ValueError(f'anonymous is {anonymous!r}; it must be "database" or "cookie"')
         if not 0 < max_data <= 15 * 2**20:
             raise ValueError(
                 f"max_data is {max_data!r}; it must be 1 to 15 MiB in bytes: a document of MongoDB ends at 16 MiB"
             )
-        if max_sessions is not None and (isinstance(max_sessions, bool) or not max_sessions >= 1):
+        if max_sessions is not None and (type(max_sessions) is not int or max_sessions < 1):
             raise ValueError(f"max_sessions is {max_sessions!r}; it must be at least 1, or None for any number")
         self.store = store
         self.cookie = cookie
-        self.terms = Terms(rotation, timeouts, max_data)
         self.keys = KeyRing(keys, next_keys)
+        signed = SignedCodec(self.keys, cookie.name) if anonymous == "cookie" else None
+        self.terms = Terms(rotation, timeouts, max_data, signed)
         self._codec = TokenCodec(self.keys, cookie.name)
         self._max_sessions = max_sessions
         self._write = write
@@ -172,8 +181,10 @@ class SessionEngine:
         if not values:
             return self._session(Tracker(Judgement(Verdict.ANONYMOUS, now), tokens=tokens))
         presented = self._presented(values, now)
-        if not presented:
+        if presented is None:
             return self._session(Tracker(Judgement(Verdict.INVALID, now), tokens=tokens))
+        if isinstance(presented, tuple):
+            return self._session(self._of_cookie(presented, now, tokens=tokens))
         try:
             record = await self.store.load(session_id(presented[0].token.sid))
         except StoreUnavailable as error:
@@ -280,14 +291,15 @@ class SessionEngine:
     async def _pop_once(self, session: Session, key: str, default: Any) -> Any:
         about = tracker(session)
         if await self._is_own(session, about, key):
+            about.protected = about.protected or key in session
             return session.pop(key, default)
         record, present = about.record, None
         if record is not None:
             if not about.answered and key not in session:
                 return default
             present = await self._at_once(about, self.store.pop(record.id, encode_name(key), epoch=record.epoch))
-        if present is None:
-            about.record = None  # it was renewed or has ended meanwhile: what was read may be somebody else's by now
+        if record is not None and present is None:
+            about.lose()  # what was read may be somebody else's by now
         about.learn(session, key, EMPTY)
         return load(present or EMPTY).get(key, default)
 
@@ -295,6 +307,7 @@ class SessionEngine:
         about = tracker(session)
         own, record = await self._is_own(session, about, key), about.record
         if own or record is None or (not about.answered and key in session):
+            about.protected = about.protected or key not in session
             return session.setdefault(key, value)
         prepared = prepare(key, value)
         encoding = encode(key, prepared)
@@ -306,7 +319,7 @@ class SessionEngine:
         except DeltaRefused as error:
             raise DataError(f"session[{key!r}] was not stored: {error}", key) from None
         if present is None:
-            about.record = None  # the value is dropped at the commit, with an event
+            about.lose()  # the value is dropped at the commit, with an event
             session[key] = value
         else:
             about.learn(session, key, present)
@@ -315,10 +328,10 @@ class SessionEngine:
     async def _is_own(self, session: Session, about: Tracker, key: str) -> bool:
         """Whether this request's own value of the key counts, and the database is not to be asked."""
         session.mark_accessed()
-        await self._quiet(about)
         if about.answered:
             await self._refresh(about, self._now())
-        return about.differs(session, key)
+        await self._quiet(about)
+        return about.differs(session, key) or about.signed is not None
 
     async def _at_once(self, about: Tracker, call: Coroutine[Any, Any, bytes | None]) -> bytes | None:
         about.pending = task = self._start(call)
@@ -354,12 +367,12 @@ class SessionEngine:
         before = about.state() if early or sent else None  # those may be tried again
         if decided.revert:
             about.revert(session)
-        about.settle(session, decided.difference, early=early)
+        about.settle(session, decided.difference, early=early, writes=decided.writes)
         for event in decided.events:
             self._emit(event)
         headers: Headers = [("Vary", "Cookie")] if decided.vary else []
         if decided.idle:
-            cookie: Owed = "removal" if decided.forget else None
+            cookie = self._into_cookie(decided, about)
             about.owed = cookie or about.owed
         elif self._write == "after_response" and decided.postponable and not early:
             about.pending = self._start(self._postponed(decided, about))
@@ -381,7 +394,7 @@ class SessionEngine:
             ):
                 self._emit(Event(EventKind.DROPPED_WRITE, _hex(about.record), keys=uncertain, reason=str(error)))
             raise
-        if decided.instead is not None and about.record is decided.instead.record:
+        if about.lost is not None and about.record is not None:
             about.start_over(session)
         if decided.logs_in and about.record is not None:
             await self._limit(about.record)
@@ -397,7 +410,7 @@ class SessionEngine:
         try:
             found = [each async for each in self.store.find(record.subject)]
             living = [each for each in found if now < expiry(each, self.terms.timeouts)]
-            for each in sorted(living, key=lambda each: (each.created_at, each.id))[: -self._max_sessions]:
+            for each in sorted(living, key=lambda each: _seniority(each, now))[: -self._max_sessions]:
                 await self._revoke(each.id, SURPLUS, subject=record.subject)
         except StoreError as error:  # the log-in stands; the next one makes up for it
             self._emit(Event(EventKind.STORE_FAILED, record.id.hex(), record.subject, reason=str(error)))
@@ -419,11 +432,14 @@ class SessionEngine:
     async def _refresh(self, about: Tracker, now: float) -> None:
         """A connection may have outlived what is known of its session: other requests may have prolonged it, or not."""
         record = about.record
-        if record is None or now < expiry(record, self.terms.timeouts):
+        if record is None or about.signed is not None or now < expiry(record, self.terms.timeouts):
             return
         present = await self.store.load(record.id)
         alive = present is not None and present.epoch == record.epoch and now < expiry(present, self.terms.timeouts)
-        about.record = present if alive else None
+        if alive:
+            about.record = present
+        else:
+            about.lose()
 
     def _now(self) -> float:
         return int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
@@ -432,14 +448,38 @@ class SessionEngine:
         about.calls = self._calls
         return Session(about)
 
-    def _presented(self, values: list[str], now: float) -> list[Presented]:
-        """The cookies that verify, if they are of one session."""
-        presented = [each for value in values if (each := self._codec.read(value, now)) is not None]
-        if len({each.token.sid for each in presented}) > 1:
-            ids = ", ".join(sorted({session_id(each.token.sid).hex() for each in presented}))
+    def _presented(self, values: list[str], now: float) -> list[Presented] | Opened | None:
+        """The tokens that verify, or what lives in a cookie, if all of it is of one session."""
+        tokens: list[Presented] = []
+        kept: list[Opened] = []
+        for value in values:
+            if (token := self._codec.read(value, now)) is not None:
+                tokens.append(token)
+            elif (opened := self._kept(value, now)) is not None:
+                kept.append(opened)
+        sids = {each.token.sid for each in tokens} | {signed.sid for signed, _, _ in kept}
+        if len(sids) > 1:
+            ids = ", ".join(sorted(session_id(sid).hex() for sid in sids))
             self._emit(Event(EventKind.SEVERAL_COOKIES, reason=f"valid cookies of several sessions: {ids}"))
-            return []
-        return presented
+            return None
+        return max(kept, key=lambda each: each[0].seen_at) if kept else tokens or None
+
+    def _kept(self, value: str, now: float) -> Opened | None:
+        opened = self.terms.signed.read(value) if self.terms.signed is not None else None
+        lives = opened is not None and now < cookie_expiry(opened[0], self.terms.timeouts)
+        return opened if lives else None
+
+    def _of_cookie(self, opened: Opened, now: float, *, tokens: bool) -> Tracker:
+        """A session that lives in its cookie: the database is not asked."""
+        signed, content, role = opened
+        return Tracker(
+            Judgement(Verdict.CURRENT, now),
+            record=in_cookie(signed, self.terms.timeouts),
+            signed=signed,
+            content=content,
+            resend=role is Role.OLD,
+            tokens=tokens,
+        )
 
     async def _open_oddly(
         self, judged: Judgement, record: Record | None, token: Token, role: Role, tokens: bool
@@ -496,7 +536,7 @@ class SessionEngine:
             record, about.record = about.record, None
             if ended:
                 self._emit(Event(EventKind.DESTROYED, decided.end.id.hex(), record.subject if record else None))
-            elif decided.create is None:
+            elif decided.create is None and decided.keep is None:
                 return None  # it had ended already: since then the browser may have got a newer cookie
         if decided.create is not None:
             return await self._create(decided.create, about)
@@ -504,11 +544,18 @@ class SessionEngine:
             return await self._update(decided, decided.update, about)
         if decided.offer is not None and about.record is not None:
             return await self._look_again(decided.offer, about.record.id)
-        return "removal" if decided.forget else None
+        return self._into_cookie(decided, about)
+
+    def _into_cookie(self, decided: Plan, about: Tracker) -> Owed:
+        """What the headers have to bring where the store has nothing to do with it."""
+        if decided.keep is None:
+            return "removal" if decided.forget else None
+        about.record, about.signed = decided.keep.record, decided.keep.signed
+        return decided.keep
 
     async def _create(self, creation: Creation, about: Tracker) -> Owed:
         await self.store.create(creation.record)
-        about.record, about.token = creation
+        (about.record, about.token), about.signed = creation, None
         self._emit(Event(EventKind.CREATED, creation.record.id.hex(), creation.record.subject))
         return creation.token
 
@@ -543,8 +590,13 @@ class SessionEngine:
         refusal = DataError(
             f"session[{' or '.join(map(repr, keys))}] was not stored: {error}", keys[0] if keys else None
         )
-        changes = update.changes._replace(data=None)
-        if changes.raised and "epoch" not in changes.put:
+        rotation = ("generation", "rotated_at")
+        raised, put = (
+            {name: value for name, value in fields.items() if name in rotation}
+            for fields in (update.changes.raised, update.changes.put)
+        )
+        changes = update.changes._replace(raised=raised, put=put, data=None)
+        if raised and "epoch" not in update.changes.put:
             alone = decided._replace(essential=False, difference=None)
             refusal.headers = self._cookie(
                 await self._update(alone, update._replace(changes=changes), about), about.record
@@ -553,7 +605,8 @@ class SessionEngine:
 
     async def _unmatched(self, decided: Plan, about: Tracker) -> Owed:
         """The session was renewed or has ended meanwhile. Nothing of it is continued."""
-        record, about.record = about.record, None
+        record = about.record
+        about.lose()
         if decided.instead is not None:
             return await self._create(decided.instead, about)
         renews = decided.update is not None and "epoch" in decided.update.changes.put
@@ -582,7 +635,8 @@ class SessionEngine:
         else:
             max_age = max(0, int(owed.deadline - self._clock()))
             persistent = None if record is None else record.persistent
-            value = cookies.render(self.cookie, self._codec.write(owed), max_age, persistent)
+            text = owed.text if isinstance(owed, Kept) else self._codec.write(owed)
+            value = cookies.render(self.cookie, text, max_age, persistent)
         return [("Set-Cookie", value), ("Cache-Control", "no-store")]
 
     def _emit(self, event: Event) -> None:
@@ -617,13 +671,19 @@ class SessionInfo(NamedTuple):
             datetime.fromtimestamp(record.created_at, UTC),
             datetime.fromtimestamp(record.seen_at, UTC),
             datetime.fromtimestamp(expiry(record, timeouts), UTC),
-            record.description or {},
+            dict(record.description or {}),
         )
 
 
 def _check_subject(subject: object) -> None:
     if not isinstance(subject, str):  # to a store, None is everybody: a visitor's ``session.subject`` must not be that
         raise TypeError(f"subject is {subject!r}; it must be a str")
+
+
+def _seniority(record: Record, now: float) -> tuple[float, bytes]:
+    """The order in which the sessions of a subject end where there are too many. One from the future was created by a
+    server whose clock is ahead, before the one that was created just now."""
+    return (record.created_at if record.created_at <= now + 1 else 0, record.id)
 
 
 def _preference(presented: Presented, record: Record | None) -> tuple[bool, int]:

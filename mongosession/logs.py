@@ -8,7 +8,7 @@ thousand times a second must neither fill the disk nor hide what else there is. 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
+from inspect import iscoroutine, iscoroutinefunction
 
 from mongosession.events import Event, EventKind
 
@@ -69,7 +69,10 @@ class EventLog:
         if self._on_event is None:
             return
         try:
-            self._on_event(event)
+            result = self._on_event(event)
+            if iscoroutine(result):  # of a function that does not look asynchronous from without
+                result.close()
+                raise TypeError("on_event returned a coroutine, which nobody awaits; it must do its work at once")
         except Exception:  # whatever it is, it must not hurt the request
             if self._admits("on_event raised", logging.ERROR):
                 logger.exception("on_event raised for %s", event.kind, extra={"session_event": event})

@@ -17,10 +17,12 @@ from mongosession.events import Event, EventKind, Verdict
 from mongosession.policy import Rotation, Timeouts
 from mongosession.rotation import expiry
 from mongosession.session import Session, tracker
+from mongosession.signed import Signed, SignedCodec
+from mongosession.signed import expiry as cookie_expiry
 from mongosession.store import DESTROYED, ENDED, Changes, Record, Stamp
 from mongosession.tokens import EPOCH_BYTES, SID_BYTES, Token, deadline, session_id
-from mongosession.tracker import FRESH, Difference, Life, Renewal, Tracker
-from mongosession.values import EMPTY, Delta, dump
+from mongosession.tracker import FRESH, Difference, Kept, Life, Renewal, Tracker
+from mongosession.values import Delta, dump, encode_name, prepare
 
 AFTER_LATENESS = 300.0
 """Seconds for which an ended document is kept once no straggler can be late any more."""
@@ -29,12 +31,16 @@ TOUCHES = 10
 """The time of the last request is written this many times per idle timeout at most."""
 
 
+_IN_COOKIE = "the session lives in its cookie, and the headers are gone"
+
+
 class Terms(NamedTuple):
-    """The settings that a plan depends on."""
+    """The settings that a plan depends on; ``signed`` where sessions of nobody live in their cookies."""
 
     rotation: Rotation
     timeouts: Timeouts
     max_data: int
+    signed: SignedCodec | None = None
 
 
 class Creation(NamedTuple):
@@ -66,6 +72,7 @@ class Plan(NamedTuple):
         end: the ending, or None.
         update: the fenced write, or None.
         create: a session to insert, or None.
+        keep: a session that goes into its cookie, or None.
         instead: a session to insert if the update, a renewal, matches nothing; or None.
         offer: the token to send once confirmed, or None; by a second read where there is no update.
         essential: whether the request fails if the update does: it carries more than a rotation or a touch.
@@ -79,6 +86,7 @@ class Plan(NamedTuple):
     end: Update | None = None
     update: Update | None = None
     create: Creation | None = None
+    keep: Kept | None = None
     instead: Creation | None = None
     offer: Offer | None = None
     essential: bool = False
@@ -92,6 +100,11 @@ class Plan(NamedTuple):
     def idle(self) -> bool:
         """Whether the store is not needed."""
         return self.update is None and self.offer is None and self.end is None and self.create is None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes a session, and not only the end of one."""
+        return self.update is not None or self.create is not None or self.keep is not None
 
     @property
     def logs_in(self) -> bool:
@@ -134,6 +147,7 @@ def plan(
     difference = None if status >= 500 else _measured(about, session, terms.max_data)
     delta = difference.delta if difference is not None else None
     case = _Case(
+        session=session,
         terms=terms,
         now=now,
         random=random,
@@ -145,9 +159,12 @@ def plan(
         renewal=about.intent if isinstance(about.intent, Renewal) and status < 500 else None,
         life=about.life if status < 500 else None,
         description=about.description if status < 500 else None,
+        protected=about.protected and status < 500,
     )
     if about.intent == "destroy":
         decided = _end(about, case)
+    elif about.signed is not None and about.record is not None:
+        decided = _stay_or_move(about, about.record, about.signed, case)
     elif about.record is not None and case.renewal is not None:
         decided = _renew(about, about.record, case, case.renewal)
     elif about.record is not None:
@@ -162,6 +179,7 @@ def plan(
 class _Case(NamedTuple):
     """What all the cases below have to know."""
 
+    session: Session
     terms: Terms
     now: float
     random: Callable[[int], bytes]
@@ -173,6 +191,7 @@ class _Case(NamedTuple):
     renewal: Renewal | None
     life: Life | None
     description: Mapping[str, str] | None
+    protected: bool
 
 
 def _measured(about: Tracker, session: Session, max_data: int) -> Difference:
@@ -198,6 +217,8 @@ def _end(about: Tracker, case: _Case) -> Plan:
     if about.judgement.verdict is Verdict.UNAVAILABLE:  # the session goes on, so its cookie must
         reason = "the database is away"
         return Plan(events=(Event(EventKind.DROPPED_DESTROY, reason=reason), *_dropped(case, about, reason)))
+    if about.signed is not None and case.sent:
+        return Plan(events=(Event(EventKind.DROPPED_DESTROY, reason=_IN_COOKIE), *_dropped(case, about, _IN_COOKIE)))
     holds = about.record is not None or about.judgement.verdict not in FRESH
     end = None
     if about.token is not None and holds and not about.revoked:
@@ -207,9 +228,9 @@ def _end(about: Tracker, case: _Case) -> Plan:
         return Plan(
             end=end, essential=True, events=_dropped(case, about, "stored after destroy, and the headers are gone")
         )
-    create = _creation(case, data, None) if data else None
-    forget = create is None and about.judgement.verdict is not Verdict.ANONYMOUS
-    return Plan(end=end, create=create, essential=True, forget=forget, events=_forced(case) if create else ())
+    begins = _beginning(case, data, None) if data else Plan()
+    forget = not data and about.judgement.verdict is not Verdict.ANONYMOUS
+    return begins._replace(end=end, essential=True, forget=forget)
 
 
 def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Plan:
@@ -221,7 +242,7 @@ def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Pla
     epoch = _epoch(case.random, other_than=record.epoch)
     renewed = record._replace(created_at=created_at, seen_at=case.now)
     if record.subject not in (None, renewal.subject):  # what one subject chose does not bind the next
-        renewed = renewed._replace(idle=None, persistent=None)
+        renewed = renewed._replace(idle=None, persistent=None, description=None)
     renewed = _shaped(renewed, case)
     put = {
         **_differing(renewed, record),
@@ -239,7 +260,7 @@ def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Pla
     own = case.delta.from_nothing() if case.delta is not None else {}
     return Plan(
         update=Update(record.id, record.epoch, Changes(put=put, data=case.delta, durable=True, confirm=True)),
-        instead=_creation(case, own, renewal.subject) if renewal.logs_in else None,
+        instead=_creation(case, dump(own), renewal.subject) if renewal.logs_in else None,
         offer=Offer(token, Stamp(epoch, 0)),
         essential=True,
         events=_forced(case),
@@ -279,7 +300,7 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
     if shaped.idle != record.idle:  # it may be shorter than before
         raised["seen_at"] = seen_at
         raised.pop("expires_at", None)
-        put["expires_at"] = expiry(shaped._replace(seen_at=max(seen_at, record.seen_at)), terms.timeouts)
+        put["expires_at"] = expiry(shaped._replace(seen_at=max(case.now, record.seen_at)), terms.timeouts)
     update = None
     if raised or put or case.delta is not None:
         update = Update(record.id, record.epoch, Changes(raised, put, case.delta, confirm=offer is not None))
@@ -298,26 +319,90 @@ def _begin(about: Tracker, case: _Case) -> Plan:
         return Plan(forget=about.owed == "removal" and not case.early and not case.sent)
     if case.sent:
         return Plan(events=_dropped(case, about, "stored when the headers were gone, and there is no session yet"))
-    return Plan(create=_creation(case, data, subject), essential=True, events=_forced(case))
+    return _beginning(case, data, subject)
 
 
-def _creation(case: _Case, data: dict[str, Any], subject: str | None) -> Creation:
+def _beginning(case: _Case, data: dict[str, Any], subject: str | None) -> Plan:
+    """A session begins: in the database, or in its cookie where that is wanted, possible and enough."""
+    raw = dump(data)
+    if case.terms.signed is not None and subject is None and not case.protected and not case.early:
+        life = case.life or Life(None, None)
+        signed = Signed(case.random(SID_BYTES), case.now, case.now, raw, life.idle, life.persistent)
+        if (kept := _kept(case.terms.signed, signed, case)) is not None:
+            return Plan(keep=kept, events=_forced(case))
+    return Plan(create=_creation(case, raw, subject), essential=True, events=_forced(case))
+
+
+def _stay_or_move(about: Tracker, record: Record, signed: Signed, case: _Case) -> Plan:
+    """A session that lives in its cookie: it stays there with what has changed, or moves into the database."""
+    if case.sent:
+        return Plan(events=_dropped(case, about, _IN_COOKIE), revert=case.renewal is not None)
+    moves = case.renewal is not None or case.protected or case.early
+    shaped = _shaped(record, case)
+    changed = case.delta is not None or (shaped.idle, shaped.persistent) != (record.idle, record.persistent)
+    seen_at = about.judgement.now
+    idle = case.terms.timeouts.idle if record.idle is None else record.idle
+    due = case.may_send and (about.resend or seen_at - record.seen_at >= idle / TOUCHES)
+    if not (moves or changed or due):
+        return Plan()
+    data = record.data
+    if case.delta is not None:
+        data = dump({encode_name(key): prepare(key, value) for key, value in dict.items(case.session)})
+    if not moves and case.terms.signed is not None:
+        signed = Signed(signed.sid, record.created_at, seen_at, data, shaped.idle, shaped.persistent)
+        if (kept := _kept(case.terms.signed, signed, case)) is not None:
+            return Plan(keep=kept, events=_forced(case))
+    subject = case.renewal.subject if case.renewal is not None else None
+    return Plan(create=_creation(case, data, subject, moved=record), essential=True, events=_forced(case))
+
+
+def _kept(codec: SignedCodec, signed: Signed, case: _Case) -> Kept | None:
+    """A session in its cookie, or None where it does not fit."""
+    text = codec.write(signed)
+    if text is None:
+        return None
+    timeouts = case.terms.timeouts
+    return Kept(in_cookie(signed, timeouts), signed, text, deadline(signed.created_at, timeouts.absolute))
+
+
+def in_cookie(signed: Signed, timeouts: Timeouts) -> Record:
+    """What a document would hold of a session that lives in its cookie."""
+    return Record(
+        id=session_id(signed.sid),
+        epoch=0,
+        generation=0,
+        created_at=signed.created_at,
+        renewed_at=signed.created_at,
+        rotated_at=signed.created_at,
+        seen_at=signed.seen_at,
+        expires_at=cookie_expiry(signed, timeouts),
+        data=signed.data,
+        idle=signed.idle,
+        persistent=signed.persistent,
+    )
+
+
+def _creation(case: _Case, data: bytes, subject: str | None, *, moved: Record | None = None) -> Creation:
+    """A new session. One that has lived in a cookie brings its life along, and, unless somebody logs in, its age."""
     sid, now, timeouts = case.random(SID_BYTES), case.now, case.terms.timeouts
+    created_at = moved.created_at if moved is not None and subject is None else now
     record = Record(
         id=session_id(sid),
         epoch=_epoch(case.random),
         generation=0,
-        created_at=now,
+        created_at=created_at,
         renewed_at=now,
         rotated_at=now,
         seen_at=now,
         expires_at=now,
-        data=dump(data) if data else EMPTY,
+        data=data,
         subject=subject,
+        idle=moved.idle if moved is not None else None,
+        persistent=moved.persistent if moved is not None else None,
     )
     record = _shaped(record, case)
     record = record._replace(expires_at=expiry(record, timeouts))
-    return Creation(record, Token(sid, record.epoch, 0, deadline(now, timeouts.absolute)))
+    return Creation(record, Token(sid, record.epoch, 0, deadline(created_at, timeouts.absolute)))
 
 
 def _shaped(record: Record, case: _Case) -> Record:
@@ -365,7 +450,7 @@ def _forced(case: _Case) -> tuple[Event, ...]:
 def _dropped(case: _Case, about: Tracker, reason: str) -> tuple[Event, ...]:
     session = about.record.id.hex() if about.record is not None else None
     events: list[Event] = []
-    if case.keys:
+    if case.keys or case.life is not None or case.description is not None:
         events.append(Event(EventKind.DROPPED_WRITE, session, keys=case.keys, reason=reason))
     if case.renewal is not None:
         events.append(Event(EventKind.DROPPED_RENEWAL, session, case.renewal.subject, reason=reason))

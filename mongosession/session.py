@@ -9,7 +9,6 @@ import re
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from datetime import UTC, datetime
 from enum import Enum
-from math import inf
 from typing import Any, Final, NoReturn, Self
 
 from mongosession.errors import DataError
@@ -19,6 +18,9 @@ from mongosession.values import encode, prepare, without, without_twins
 
 MAX_SUBJECT = 512
 """Characters of a subject: it is an identifier, and indexed."""
+
+MAX_IDLE = 1000 * 366 * 86400.0
+"""Seconds; the absolute timeout is no longer either."""
 
 MAX_DETAILS = 8
 MAX_DETAIL = 256
@@ -135,6 +137,8 @@ class Session(dict[str, Any]):
                     f"renew(subject=...) of {len(subject)} characters; it must be 1 to {MAX_SUBJECT}, without NUL and "
                     "lone surrogates"
                 )
+        if tracker.lost is not None and tracker.intent is None:
+            before = tracker.lost.subject  # whose data the dictionary still shows
         if before is not None and subject != before:
             tracker.start_empty(self)
         tracker.intent = Renewal(subject, sets_subject=True)
@@ -151,6 +155,8 @@ class Session(dict[str, Any]):
     def set_expiry(self, *, idle: float | None = None, persistent: bool | None = None) -> None:
         """Give this session a life of its own: "remember me", or a short one for a terminal in a public place. The
         absolute timeout holds as well. It stays until it is set anew, or the session goes over to another subject.
+        The browser learns of ``persistent`` with the next token: in this response as a rule, and certainly with
+        ``renew()``; not in one to a prefetch, nor once the headers are gone.
 
         Args:
             idle: seconds without a request after which it ends; None: ``Timeouts.idle``.
@@ -160,15 +166,20 @@ class Session(dict[str, Any]):
             ValueError: idle is no number of seconds above 0.
             TypeError: persistent is none of True, False and None.
         """
-        if idle is not None and (isinstance(idle, bool) or not isinstance(idle, int | float) or not 0 < idle < inf):
-            raise ValueError(f"set_expiry(idle={idle!r}): it must be a number of seconds above 0, or None")
+        if idle is not None and (
+            isinstance(idle, bool) or not isinstance(idle, int | float) or not 0 < idle < MAX_IDLE
+        ):
+            raise ValueError(
+                f"set_expiry(idle={idle!r}): it must be a number of seconds above 0 (and below 1000 years), or None"
+            )
         if not isinstance(persistent, bool | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"set_expiry(persistent={persistent!r}): it must be True, False or None")
         self._tracker.life = Life(None if idle is None else float(idle), persistent)
 
-    def describe(self, **details: str | None) -> None:
+    def describe(self, /, **details: str | None) -> None:
         """Record what tells this session from the others of its subject, for a list of "your devices"; it replaces what
-        was recorded before, and costs a write only where it differs::
+        was recorded before, and costs a write only where it differs. Another subject starts without, and a session that
+        lives in its cookie keeps none::
 
             session.describe(user_agent=request.headers.get("user-agent"), address=request.client.host)
 
@@ -208,6 +219,12 @@ class Session(dict[str, Any]):
             StoreUnavailable: the database did not answer within the deadline.
         """
         return await self._calls().save(self)
+
+    def protect(self) -> None:
+        """Move a session that lives in its cookie into the database, when the request completes: before data that must
+        be secret, that must be handed out once, or that must not be brought back by an old cookie. A session of the
+        database, and one that stores nothing, is left as it is."""
+        self._tracker.protected = True
 
     async def pop_once(self, key: str, default: Any = None) -> Any:
         """Take a value out of the session at once, so that exactly one of many parallel requests gets it: a one-time

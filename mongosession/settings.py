@@ -47,6 +47,7 @@ class Settings(TypedDict, total=False):
     cookie: Cookie
     max_data: int
     max_sessions: int | None
+    anonymous: Literal["database", "cookie"]
     write: Literal["before_response", "after_response"]
     on_event: Callable[[Event], object] | None
     clock: Callable[[], float]

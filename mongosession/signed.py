@@ -44,7 +44,7 @@ _STANDARD = bytes.maketrans(b"-_+/=", b"+/...")  # the dot is in no alphabet
 
 _SHORT = 64  # bytes of BSON up to which deflating gains too little for the time it takes
 _WINDOW = -12  # 4 KiB, raw: as good as 32 for data of this size, and cheaper to begin
-_MEMORY = 5
+_LEVEL, _MEMORY = 4, 5  # 1 % longer than level 6, in four fifths of the time
 
 # Part of the format: never to be changed under this version. What is frequent stands last (RFC 1950, 2.2).
 _DICTIONARY = b"".join(
@@ -62,6 +62,10 @@ _DICTIONARY = b"".join(
         b"\x01\0\0\0\x02name\0\x05\0\0\0\0\x10quantity\0\x01\0\0\0\0",
     )
 )
+
+
+# Copied for each value: so the dictionary is taken in once, not per request.
+_DEFLATER = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW, _MEMORY, zlib.Z_DEFAULT_STRATEGY, _DICTIONARY)
 
 
 class Signed(NamedTuple):
@@ -178,9 +182,7 @@ def expiry(signed: Signed, timeouts: Timeouts) -> float:
 
 
 def _deflate(body: bytes) -> bytes:
-    deflater = zlib.compressobj(
-        zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, _WINDOW, _MEMORY, zlib.Z_DEFAULT_STRATEGY, _DICTIONARY
-    )
+    deflater = _DEFLATER.copy()
     return deflater.compress(body) + deflater.flush()
 
 

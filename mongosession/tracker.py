@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 from mongosession.errors import DataError
 from mongosession.events import Verdict
 from mongosession.rotation import Judgement
+from mongosession.signed import Signed
 from mongosession.store import Record
 from mongosession.tokens import Token
 from mongosession.values import EMPTY, IMMUTABLE, Delta, encode, encode_name, load, prepare
@@ -44,7 +45,27 @@ class Life(NamedTuple):
     persistent: bool | None
 
 
-Owed = Token | Literal["removal"] | None
+class Kept(NamedTuple):
+    """A session that goes into its cookie.
+
+    Attributes:
+        record: what a document would hold.
+        signed: what the cookie holds.
+        text: the cookie's text.
+        deadline: the absolute end, seconds since 1970.
+    """
+
+    record: Record
+    signed: Signed
+    text: str
+    deadline: float
+
+    def __repr__(self) -> str:
+        """Without the text: it is the credential."""
+        return f"Kept({self.signed!r})"
+
+
+Owed = Token | Kept | Literal["removal"] | None
 
 Operator = Literal["increment", "append", "add_to_set", "remove_from"]
 
@@ -77,6 +98,7 @@ class State(NamedTuple):
     intent: Intent
     life: Life | None
     description: Mapping[str, str] | None
+    protected: bool
 
 
 class Difference(NamedTuple):
@@ -102,7 +124,9 @@ class Tracker:
 
     Args:
         judgement: how the presented cookie was judged.
-        record: the document, where the request holds the session.
+        record: the document, where the request holds the session; or what it would be of one that lives in its cookie.
+        signed: what that cookie holds, or None.
+        content: the data, where they are decoded already.
         token: the presented token, where one verified.
         resend: the token is under an old key, and has to be sent again.
         tokens: tokens may rotate and be sent.
@@ -111,6 +135,7 @@ class Tracker:
 
     __slots__ = (
         "_base",
+        "_content",
         "_encodings",
         "_operations",
         "_pristine",
@@ -123,12 +148,15 @@ class Tracker:
         "intent",
         "judgement",
         "life",
+        "lost",
         "owed",
         "pending",
+        "protected",
         "record",
         "replaced",
         "resend",
         "revoked",
+        "signed",
         "token",
         "tokens",
     )
@@ -138,6 +166,8 @@ class Tracker:
         judgement: Judgement,
         *,
         record: Record | None = None,
+        signed: Signed | None = None,
+        content: dict[str, Any] | None = None,
         token: Token | None = None,
         resend: bool = False,
         tokens: bool = True,
@@ -145,10 +175,12 @@ class Tracker:
     ) -> None:
         self.judgement = judgement
         self.record = record
+        self.signed = signed
         self.token = token
         self.resend = resend
         self.tokens = tokens
         self.revoked = revoked
+        self.lost: Record | None = None  # the session that the request held, where it has turned out to have gone
         self.accessed = False
         self.answered = False  # the response's headers are gone
         self.owed: Owed = None  # what the headers have to bring, because it was written before them
@@ -157,7 +189,9 @@ class Tracker:
         self.intent: Intent = None
         self.life: Life | None = None  # asked for
         self.description: Mapping[str, str] | None = None  # asked for
+        self.protected = False  # it has to live in the database
         self.replaced = False  # the data start anew: what was read is gone
+        self._content = content
         self._raw = EMPTY if record is None else record.data
         self._size = len(self._raw)
         self._base: dict[str, Any] = {}
@@ -180,9 +214,13 @@ class Tracker:
         """Whether the cookie that the browser holds has other attributes than was asked for."""
         return self.life is not None and self.record is not None and self.life.persistent != self.record.persistent
 
+    def lose(self) -> None:
+        """The session was renewed or has ended since the request read it: the request holds it no longer."""
+        self.lost, self.record = self.record, None
+
     def read(self) -> dict[str, Any]:
         """The data as they were read: new objects, and the base of later comparisons."""
-        data = load(self._raw)
+        data, self._content = load(self._raw) if self._content is None else self._content, None
         self._base = data.copy()
         return data
 
@@ -235,6 +273,7 @@ class Tracker:
             DataError: another operator stands for the key already, or BSON cannot hold the operand.
         """
         leads_to = encode(key, prepare(key, result))
+        self.protected = True
         standing = self._operations.get(key)
         if self._plainly_changed(data, key, standing):
             self._operations.pop(key, None)
@@ -275,15 +314,18 @@ class Tracker:
 
     def learn(self, data: dict[str, Any], key: str, present: bytes) -> None:
         """The database has been asked, and holds this of the key now (a document of one element, or an empty one): the
-        mapping shows it, and it is no change."""
+        mapping shows it, and it is no change; unless it was changed while the database was asked."""
+        shows = key not in self._operations and not self._plainly_changed(data, key, None)
         before = len(self._before(key)) if key in self._base else _FRAME
         self._base = {each: value for each, value in self._base.items() if each != key}
         self._encodings.pop(key, None)
-        dict.pop(data, key, None)
-        if key in (values := load(present)):
+        values = load(present)
+        if key in values:
             self._base[key] = values[key]
             self._encodings[key] = encode(key, prepare(key, values[key]))
-            dict.__setitem__(data, key, values[key])
+        if shows:
+            dict.pop(data, key, None)
+            dict.update(data, values)
         self._size += len(self._encodings.get(key, EMPTY)) - before
 
     def start_empty(self, data: dict[str, Any]) -> None:
@@ -294,6 +336,7 @@ class Tracker:
 
     def start_over(self, data: dict[str, Any]) -> None:
         """The request has begun another session than the one it held: the dictionary shows what that one holds."""
+        self.lost = None
         dict.clear(data)
         self._raw = EMPTY if self.record is None else self.record.data
         self._size, self._pristine, self._encodings = len(self._raw), None, {}
@@ -309,17 +352,23 @@ class Tracker:
         dict.update(data, last)
         self._base, self._operations, self.replaced = last.copy(), {}, False
 
-    def settle(self, data: dict[str, Any], difference: Difference | None, *, early: bool = False) -> None:
+    def settle(
+        self, data: dict[str, Any], difference: Difference | None, *, early: bool = False, writes: bool = True
+    ) -> None:
         """The commit is decided: what it does is not done again, and the present data are the base of the next
         comparison (they are written, or dropped with an event). An early one leaves the token to the commit that
-        precedes the headers, unless it begins another epoch or has healed the document."""
+        precedes the headers, unless it begins another epoch or has healed the document; and, where it writes no
+        session, what was asked for the session to that one as well."""
         if early and self.reshapes_cookie:
             self.resend = True
         if not early or self.intent is not None or self.judgement.verdict is Verdict.AHEAD:
             self.resend = False
             if self.judgement.mint is not None or self.judgement.offer is not None:
                 self.judgement = self.judgement._replace(mint=None, offer=None)
-        self.intent = self.life = self.description = None
+        self.intent = None
+        if writes or not early:
+            self.life = self.description = None
+            self.protected = False
         if difference is None or difference.delta is None:
             return
         self._encodings |= difference.encodings
@@ -339,6 +388,7 @@ class Tracker:
             self.intent,
             self.life,
             self.description,
+            self.protected,
         )
 
     def restore(self, data: dict[str, Any], state: State, *, repeat: bool = False) -> tuple[str, ...]:
@@ -352,8 +402,9 @@ class Tracker:
         Returns:
             The keys of the operators that are not.
         """
-        self._base, self._encodings, self._size, operations, replaced, intent, life, description = state
+        self._base, self._encodings, self._size, operations, replaced, intent, life, description, protected = state
         self.replaced = self.replaced or replaced
+        self.protected = self.protected or protected
         self.intent = self.intent or intent
         self.life = self.life or life
         self.description = description if self.description is None else self.description

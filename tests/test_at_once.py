@@ -11,6 +11,7 @@ from mongosession import DataError, EventKind, MemoryStore, MongoStore, SessionE
 from mongosession.store import Store
 from mongosession.testing import Browser, CommandCounter, Exchange, HandClock, seeded
 
+from .building import Change, do
 from .conftest import CLIENTS, Connect
 from .world import KEY, World, away, lost
 
@@ -298,6 +299,100 @@ async def test_a_session_that_has_gone_gives_nothing_and_takes_nothing(shop: Sho
     assert await setting.answer() == [("Vary", "Cookie")]
     assert shop.events == [EventKind.DROPPED_WRITE]
     assert await shop.holds() == ({"flash": 1} if end == "renew" else {})
+
+
+@pytest.mark.parametrize("found_out_by", ["pop_once", "set_default", "save"])
+@pytest.mark.parametrize("subject", [None, "alice"])
+async def test_nothing_of_a_session_that_has_gone_gets_into_the_next(
+    shop: Shop, subject: str | None, found_out_by: str
+) -> None:
+    async with shop.browser.visit() as session:
+        session.renew(subject=subject)
+        session.update({"cart": ["hers"], "once": "x"})
+    slow = shop.browser.send()
+    session = await slow.open()
+    async with shop.browser.visit() as other:
+        other.renew(subject="carol")
+    session["own"] = 1
+    if found_out_by == "pop_once":
+        await session.pop_once("once")
+    elif found_out_by == "set_default":
+        await session.set_default("csrf", "v")
+    else:
+        await session.save()
+    session.renew(subject="bob")
+    session.setdefault("cart", []).append("his")
+    await slow.answer()
+    slow.deliver()
+    stored = await shop.holds()
+    assert session == stored
+    if subject == "alice":
+        assert stored == {"cart": ["his"]}
+    else:
+        assert "once" not in stored
+        assert stored.get("own", 1) == 1
+
+
+async def test_a_session_that_begins_after_one_that_has_gone_can_be_streamed_into(world: World) -> None:
+    await world.begin({"a": 1})
+    slow = world.browser.send()
+    session = await slow.open()
+    async with world.browser.visit() as other:
+        other.destroy()
+    assert await session.pop_once("a") is None
+    session.renew(subject="bob")
+    await slow.answer()
+    slow.deliver()
+    for n in range(3):
+        session["n"] = n
+        assert await session.save()
+    assert session == {"n": 2}
+    assert await world.read() == {"n": 2}
+
+
+@pytest.mark.parametrize("change", [do.__setitem__("a", 6), do.increment("a", 5)], ids=["set", "increment"])
+async def test_what_another_task_does_meanwhile_stays(world: World, change: Change) -> None:
+    await world.begin({"a": 1})
+    exchange = world.browser.send()
+    session = await exchange.open()
+
+    @asynccontextmanager
+    async def meanwhile(call: str) -> AsyncGenerator[None]:
+        change(session)
+        yield
+
+    world.store.around = meanwhile
+    assert await session.pop_once("a") == 1
+    world.recover()
+    await exchange.answer()
+    assert session == {"a": 6}
+    assert (await world.read())["a"] in (5, 6)  # an increment is of what the database holds by then
+
+
+async def test_what_is_asked_at_once_waits_for_a_save_that_began_before(world: World) -> None:
+    await world.begin({"a": 1, "b": 1})
+    exchange = world.browser.send()
+    session = await exchange.open()
+    await exchange.answer()
+    world.clock.advance(4000)
+    await world.read()  # the session lives on
+    world.clock.advance(4000)  # and what this connection knows of it has expired
+    under_way: list[str] = []
+
+    @asynccontextmanager
+    async def alone(call: str) -> AsyncGenerator[None]:
+        await asyncio.sleep(0)
+        assert call == "load" or not under_way
+        under_way.append(call)
+        await asyncio.sleep(0)
+        yield
+        under_way.remove(call)
+
+    world.store.around = alone
+    session["c"] = 1
+    assert [*await asyncio.gather(session.save(), session.pop_once("a"), session.pop_once("b"))] == [True, 1, 1]
+    world.recover()
+    assert await world.read() == {"c": 1}
 
 
 # Bad days.

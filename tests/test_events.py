@@ -268,6 +268,20 @@ def test_an_asynchronous_callback_is_refused(on_event: Callable[[Event], object]
         SessionEngine(MemoryStore(), keys=[KEY], on_event=on_event)
 
 
+def test_an_asynchronous_callback_in_disguise_is_an_error_in_the_log(
+    clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def later(event: Event) -> None:
+        raise AssertionError("nobody awaits it")
+
+    def disguised(event: Event) -> object:
+        return later(event)
+
+    EventLog(clock, disguised).emit(Event(EventKind.CREATED))
+    assert "on_event raised for created" in caplog.text
+    assert "returned a coroutine" in caplog.text
+
+
 def test_a_callback_that_cannot_be_called_is_refused() -> None:
     with pytest.raises(ValueError, match="on_event is 'log'; it must be a function"):
         SessionEngine(MemoryStore(), keys=[KEY], on_event="log")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

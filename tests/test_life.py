@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mongosession import Cookie, EventKind, MongoStore, Rotation, SessionEngine, StoreUnavailable, Timeouts
+from mongosession import Cookie, DataError, EventKind, MongoStore, Rotation, SessionEngine, StoreUnavailable, Timeouts
 from mongosession.testing import Browser, CommandCounter, HandClock, seeded
 
-from .building import a_session
+from .building import Change, a_session
 from .conftest import Connect
 from .world import KEY, World, away
 
@@ -253,9 +253,76 @@ async def test_what_is_said_during_a_save_that_fails_counts_more(world: World) -
     assert (record.idle, record.description) == (70, {"address": "::2"})
 
 
-@pytest.mark.parametrize("idle", [0, -1, float("nan"), float("inf"), True, "60"])
+async def test_a_save_that_writes_nothing_forgets_nothing(world: World) -> None:
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session.set_expiry(idle=300, persistent=False)
+    session.describe(address="::1")
+    assert not await session.save()
+    session["n"] = 1
+    assert age_of(await exchange.answer()) is None
+    record = await world.record(session.id or "")
+    assert (record.idle, record.persistent, record.description) == (300, False, {"address": "::1"})
+
+
+async def test_a_save_that_ends_the_session_keeps_them_for_the_next(world: World) -> None:
+    await world.begin()
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session.destroy()
+    session.set_expiry(idle=300)
+    assert not await session.save()
+    session["n"] = 1
+    await exchange.answer()
+    assert (await world.record(session.id or "")).idle == 300
+
+
+@pytest.mark.parametrize("ask", [lambda s: s.set_expiry(idle=300), lambda s: s.describe(address="::1")])
+async def test_what_a_late_request_says_of_its_session_is_dropped_with_an_event(world: World, ask: Change) -> None:
+    await world.begin()
+    late = world.browser.send()
+    async with world.browser.visit() as session:
+        session.renew()
+    ask(await late.open())
+    world.events()
+    await late.answer()
+    assert world.happened() == ["dropped_write"]
+
+
+async def test_a_life_that_comes_with_a_refused_change_is_not_written(site: Site) -> None:
+    await site.log_in(site.browser)
+    async with site.browser.visit() as session:
+        session["n"] = 1
+    site.clock.advance(5)
+    exchange = site.browser.send()
+    session = await exchange.open()
+    async with site.browser.visit() as other:
+        other["n"] = "text"
+    session.increment("n")
+    session.set_expiry(idle=60)
+    session.describe(address="::1")
+    with pytest.raises(DataError):
+        await exchange.answer()
+    record = await site.store.load(bytes.fromhex(session.id or ""))
+    assert record is not None
+    assert (record.idle, record.description) == (None, None)
+
+
+async def test_a_slow_request_that_sets_a_life_sees_itself_as_the_last(world: World) -> None:
+    its_id = await world.begin()
+    slow = world.browser.send()
+    session = await slow.open()
+    world.clock.advance(500)
+    await world.read()  # which is written: the session was last seen now
+    session.set_expiry(idle=550)
+    await slow.answer()
+    record = await world.record(its_id)
+    assert record.expires_at == record.seen_at + 550
+
+
+@pytest.mark.parametrize("idle", [0, -1, float("nan"), float("inf"), pytest.param(10**400, id="huge"), True, "60"])
 def test_a_life_that_makes_no_sense(idle: Any) -> None:
-    with pytest.raises(ValueError, match=r"set_expiry\(idle=.*above 0, or None"):
+    with pytest.raises(ValueError, match=r"set_expiry\(idle=.*above 0 .*, or None"):
         a_session().set_expiry(idle=idle)
 
 
@@ -360,6 +427,8 @@ async def test_a_list_of_devices(site: Site) -> None:
     assert await site.lives(site.browser)
     [info] = [each async for each in site.engine.sessions("user:42")]
     assert (info.id, info.subject, info.description) == (its_id, "user:42", {})
+    info.description["user_agent"] = "changed"  # type: ignore[index]  # at least nobody else sees it
+    assert await site.devices() == [{}]
     times = (info.created_at, info.seen_at, info.expires_at)
     assert [time.timestamp() for time in times] == [begun, site.clock(), site.clock() + 600]
 
@@ -367,11 +436,15 @@ async def test_a_list_of_devices(site: Site) -> None:
 async def test_a_description_survives_a_log_in_and_ends_with_the_session(world: World) -> None:
     its_id = await world.begin()
     async with world.browser.visit() as session:
+        session.describe(user_agent="Phone", self="a name like any other")
+    async with world.browser.visit() as session:
+        session.renew(subject="a")
+    assert (await world.record(its_id)).description == {"user_agent": "Phone", "self": "a name like any other"}
+    async with world.browser.visit() as session:
+        session.renew(subject="b")
+    assert (await world.record(its_id)).description is None
+    async with world.browser.visit() as session:
         session.describe(user_agent="Phone")
-    for subject in ("a", "b"):
-        async with world.browser.visit() as session:
-            session.renew(subject=subject)
-        assert (await world.record(its_id)).description == {"user_agent": "Phone"}
     async with world.browser.visit() as session:
         session.destroy()
     assert (await world.record(its_id)).description is None
@@ -508,6 +581,19 @@ async def test_log_ins_at_the_same_moment_leave_as_many_as_the_limit(world: Worl
     assert await world.living() == 2
 
 
+async def test_a_server_whose_clock_is_behind_does_not_end_the_log_in_of_the_moment(world: World) -> None:
+    ahead, right = world.serve(max_sessions=1, ahead=60), world.serve(max_sessions=1)
+    first, second = Browser(ahead, world.clock), Browser(right, world.clock)
+    async with first.visit() as session:
+        session.renew(subject="a")
+    world.clock.advance(30)
+    async with second.visit() as session:
+        session.renew(subject="a")
+    async with second.visit() as session:
+        assert session.subject == "a"
+    assert await world.living() == 1
+
+
 async def test_a_log_in_stands_where_the_count_fails(world: World) -> None:
     @asynccontextmanager
     async def uncounted(call: str) -> AsyncGenerator[None]:
@@ -524,7 +610,7 @@ async def test_a_log_in_stands_where_the_count_fails(world: World) -> None:
         assert session.subject == "a"
 
 
-@pytest.mark.parametrize("limit", [0, -1, True, float("nan")])
+@pytest.mark.parametrize("limit", [0, -1, True, float("nan"), 2.5, float("inf")])
 def test_a_limit_that_makes_no_sense(world: World, limit: Any) -> None:
     with pytest.raises(ValueError, match="at least 1, or None for any number"):
         world.serve(max_sessions=limit)

@@ -148,8 +148,9 @@ class Doings:
     set twice.
     """
 
-    def __init__(self, base: dict[str, Any]) -> None:
+    def __init__(self, base: dict[str, Any], subject: str | None) -> None:
         self.base = base
+        self.whose = subject  # whose data they are
         self.renewal: Asked | None = None
         self.destroyed = False
         self.start_empty(replaced=False)
@@ -187,13 +188,15 @@ class Doings:
                 session.renew()
             case ["renew", name]:
                 subject = None if name == "nobody" else name
-                if session.subject not in (None, subject):
+                if self.whose not in (None, subject):
                     self.start_empty()
+                self.whose = subject
                 self.renewal = Asked(subject, logs_in=subject is not None)
                 session.renew(subject=subject)
             case ["destroy"]:
                 session.destroy()
                 self.start_empty()
+                self.whose = None
                 self.destroyed = True
             case _:
                 raise AssertionError(deed)
@@ -542,7 +545,7 @@ class Site(RuleBasedStateMachine):
         """The handler has finished: what it did is written, or the model knows why not; what is sent is alive."""
         session, now = request.exchange.session, self.clock() + request.server.ahead
         assert session is not None
-        done = Doings(session.copy())
+        done = Doings(session.copy(), session.subject)
         for deed in deeds:
             self.marks += 1
             subject = deed.split()[-1] if deed.startswith("renew") else session.subject

@@ -58,6 +58,7 @@ EXAMPLES: Mapping[str, tuple[str, str, Any]] = {  # variable: text, where it goe
     "COOKIE_PARTITIONED": ("1", "cookie.partitioned", True),
     "MAX_DATA": ("1024", "max_data", 1024),
     "MAX_SESSIONS": ("5", "max_sessions", 5),
+    "ANONYMOUS": ("cookie", "anonymous", "cookie"),
     "WRITE": ("after_response", "write", "after_response"),
 }
 
@@ -260,7 +261,7 @@ def test_a_mistake_is_told(name: str, text: str, message: str) -> None:
         ("MONGOSESSION_SAME_SITE", "did you mean MONGOSESSION_COOKIE_SAME_SITE?"),
         ("MONGOSESSION_COOKIE_SAMESITE", "did you mean MONGOSESSION_COOKIE_SAME_SITE?"),
         ("mongosession_ttl", "did you mean MONGOSESSION_TTL?"),
-        ("MONGOSESSION_", "MONGOSESSION_* may be ABSOLUTE, COOKIE_DOMAIN, "),
+        ("MONGOSESSION_", "MONGOSESSION_* may be ABSOLUTE, ANONYMOUS, COOKIE_DOMAIN, "),
         ("MONGOSESSION_ON_EVENT", "MONGOSESSION_ON_EVENT is no setting"),
     ],
 )
