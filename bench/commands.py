@@ -146,7 +146,7 @@ async def _measure(uri: str) -> list[Figure]:
         weights = {size: await weigh(collection, commands, size) for size in SIZES}
     figures = [Figure(f"commands: {kind}", counted[kind], goal=("exactly", most)) for kind, most in COMMANDS.items()]
     for size, weight in weights.items():
-        made_of = ", ".join(f"`{name}` {bytes_}" for name, bytes_ in weight.fields.items())
+        made_of = ", ".join(f"`{name}` {bytes_}" for name, bytes_ in weight.fields.items()) if size == SIZES[0] else ""
         figures += [
             Figure(f"update command, {size:,} B of data", weight.command, "bytes", ("at most", 150), note=made_of),
             Figure(f"its oplog entry, {size:,} B of data", weight.oplog, "bytes", ("at most", 420)),

@@ -12,8 +12,8 @@ from typing import Any
 
 from .results import ROOT, Figure, Part, goal, number, read, value
 
-PAGE = ROOT / "docs" / "benchmarks.md"
-PLOT = ROOT / "docs" / "bench" / "requests.svg"
+DOCS = ROOT / "docs"
+PAGE = DOCS / "benchmarks.md"
 
 MARKED = re.compile(r"(?<=^<!-- )(\w+)( -->\n).*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
 
@@ -85,7 +85,18 @@ OPAQUE = {
     "svg.fonttype": "path",  # the same letters wherever it is looked at
     "svg.hashsalt": "mongosession",  # the same file each time
 }
-OURS, FLOOR, OTHERS = "#0072B2", "#000000", "#999999"  # Okabe and Ito's
+OURS, FLOORS, OTHERS, SPREAD = "#0072B2", "#000000", "#999999", "#D55E00"  # Okabe and Ito's, and a grey
+
+PLOTS = {
+    "throughput": "requests a second, median and quartiles",
+    "instructions": "instructions over the bare application",
+}
+"""The parts of which there is a plot, and what its bars are."""
+
+
+def plot(name: str) -> Path:
+    """Where the plot of a part is."""
+    return DOCS / "bench" / f"{name}.svg"
 
 
 def digest(part: Part) -> str:
@@ -93,53 +104,61 @@ def digest(part: Part) -> str:
     return sha256(repr(part.figures).encode()).hexdigest()
 
 
-def draw(part: Part, target: Path) -> None:
-    """The plot of requests per second: a bar a server, with its quartiles.
+def bars(part: Part) -> dict[str, dict[str, Figure]]:
+    """What is drawn: the figures that are named ``what was done: by whom``, a panel for each thing that was done."""
+    panels: dict[str, dict[str, Figure]] = {}
+    for figure in part.figures:
+        done, colon, whom = figure.name.partition(": ")
+        if colon and figure.unit:
+            panels.setdefault(done, {})[whom] = figure
+    return panels
+
+
+def _colour(name: str) -> str:
+    return OURS if name.startswith("mongosession") else FLOORS if name.startswith("the floor") else OTHERS
+
+
+def draw(part: Part, axis: str, target: Path) -> None:
+    """The plot of a part: a bar each, with its quartiles where there are such.
 
     Args:
-        part: the results of ``bench.throughput``.
+        part: its results.
+        axis: what the bars are.
         target: the file.
     """
     matplotlib: Any = import_module("matplotlib")
     matplotlib.use("agg")
     matplotlib.rcParams.update(OPAQUE)
     figures: Any = import_module("matplotlib.figure")
-    figure = figures.Figure(figsize=(10, 8), layout="constrained")
-    panels = figure.subplots(2, 1, sharex=True)
-    for panel, kind in zip(panels, ("one key read", "one key changed"), strict=True):
-        shown = [each for each in part.figures if each.unit == "a second" and each.name.startswith(kind)][::-1]
-        names = [each.name.removeprefix(f"{kind}: ") for each in shown]
-        colours = [
-            OURS if name.startswith("mongosession") else FLOOR if name.startswith("the floor") else OTHERS
-            for name in names
-        ]
-        values = [each.value for each in shown]
-        spread = [
-            [each.value - (each.low or each.value) for each in shown],
-            [(each.high or each.value) - each.value for each in shown],
-        ]
-        panel.barh(names, values, xerr=spread, color=colours, error_kw={"ecolor": "#D55E00", "capsize": 3})
-        for row, each in enumerate(shown):
+    panels = bars(part)
+    heights = [len(each) + 1 for each in panels.values()]
+    figure = figures.Figure(figsize=(10, 0.32 * sum(heights)), layout="constrained")
+    subplots = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights)
+    for panel, (done, shown) in zip(subplots, panels.items(), strict=True):
+        for row, (name, each) in enumerate(shown.items()):
+            panel.barh(row, each.value, color=_colour(name))
+            if each.low is not None and each.high is not None:
+                panel.plot([each.low, each.high], [row, row], color=SPREAD, linewidth=2, marker="|")
             panel.annotate(
-                number(round(each.value)),
-                (0, row),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                color="white",
+                number(each.value), (each.high or each.value, row), (5, 0), textcoords="offset points", va="center"
             )
-        panel.set_title(f"{kind}: requests a second, median and quartiles", fontsize=11, fontweight="bold")
+        panel.set_yticks(range(len(shown)), labels=shown)
+        panel.invert_yaxis()
+        panel.margins(x=0.1)
+        panel.set_title(done, fontsize=11, fontweight="bold")
         panel.grid(axis="x", color="#dddddd", linewidth=0.6)
         panel.set_axisbelow(True)
+    subplots[-1].set_xlabel(axis)
     figure.savefig(target, metadata={"Date": None, "Source": digest(part)})
 
 
 def main() -> None:
-    """Write the page, and the plot where there is something to draw it with."""
+    """Write the page and the plots."""
     parts = read()
     PAGE.write_text(render(PAGE.read_text(), parts))
-    if "throughput" in parts:
-        draw(parts["throughput"], PLOT)
+    for name, axis in PLOTS.items():
+        if name in parts:
+            draw(parts[name], axis, plot(name))
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def figures(found: Mapping[str, Rates], compared: Mapping[str, servers.Server]) 
         for peer, ours in BESIDE.items():
             if peer in rates:
                 aim: Goal | None = ("at least", 1) if peer in RIVALS else None
-                told.append(_ratio(f"{what}: mongosession, to {compared[peer].name}", rates, ours, peer, aim))
+                told.append(_ratio(f"{what}: {compared[ours].name}, to {compared[peer].name}", rates, ours, peer, aim))
     for route, rates in found.items():
         told += [Figure.of(f"{KINDS[route]}: {compared[key].name}", each, "a second") for key, each in rates.items()]
     return told
