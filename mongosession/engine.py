@@ -130,6 +130,16 @@ class SessionEngine:
         except ValueError as error:
             raise ValueError(in_variables(str(error), read.keys())) from error
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The engine's only source of time: seconds since 1970."""
+        return self._clock
+
+    @property
+    def random(self) -> Callable[[int], bytes]:
+        """The engine's only source of chance: how many bytes -> so many random bytes."""
+        return self._random
+
     async def setup(self) -> None:
         """Make the store ready (indexes). Safe to call at every start, from every process.
 
