@@ -15,7 +15,7 @@ from .results import ROOT, Figure, Part, goal, number, read, value
 DOCS = ROOT / "docs"
 PAGE = DOCS / "benchmarks.md"
 
-MARKED = re.compile(r"(?<=^<!-- )(\w+)( -->\n).*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
+MARKED = re.compile(r"(?<=^<!-- )(?!end )(\w+)( -->\n).*?(?=^<!-- end -->$)", re.DOTALL | re.MULTILINE)
 
 
 def _line(*cells: str) -> str:
