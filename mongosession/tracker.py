@@ -15,7 +15,17 @@ from mongosession.rotation import Judgement
 from mongosession.signed import Signed
 from mongosession.store import Record
 from mongosession.tokens import Token
-from mongosession.values import EMPTY, IMMUTABLE, Delta, encode, encode_name, encodes_as, load, prepare
+from mongosession.values import (
+    EMPTY,
+    IMMUTABLE,
+    Delta,
+    encode,
+    encode_name,
+    load,
+    plain_encoding,
+    plainly_encoded,
+    prepare,
+)
 
 FRESH = frozenset({Verdict.ANONYMOUS, Verdict.INVALID, Verdict.ENDED})
 """Verdicts under which storing something creates a session."""
@@ -147,7 +157,7 @@ class Tracker:
     description: Mapping[str, str] | None = None  # asked for
     protected = False  # it has to live in the database
     replaced = False  # the data start anew: what was read is gone
-    _as_read = True  # the base is what was read
+    _seen: bytes | None = None  # the base as the plain encoder writes it, where that is known
     _pristine: dict[str, Any] | None = None
     # Replaced when they change, never changed themselves.
     _base: Mapping[str, Any] = _NOTHING
@@ -214,6 +224,7 @@ class Tracker:
 
     def read(self) -> dict[str, Any]:
         """The data as they were read: new objects, and the base of later comparisons."""
+        self._seen = plainly_encoded(self._raw)
         if self._raw == EMPTY:
             return {}
         data, self._content = load(self._raw) if self._content is None else self._content, None
@@ -264,9 +275,9 @@ class Tracker:
     def unchanged(self, data: dict[str, Any]) -> bool:
         """Whether nothing has changed, where that is seen at once: all of it is encoded as it was read. The encoder is
         C, and faster than a look at each key."""
-        return (
-            self._as_read and not (self.replaced or self._operations) and encodes_as(dict(dict.items(data)), self._raw)
-        )
+        if self._seen is None or self.replaced or self._operations:
+            return False
+        return plain_encoding(dict(dict.items(data))) == self._seen
 
     def operate(self, data: dict[str, Any], operator: Operator, key: str, operand: Any, result: Any) -> None:
         """Record an atomic operator and mirror its result in the mapping.
@@ -323,7 +334,7 @@ class Tracker:
         shows = key not in self._operations and not self._plainly_changed(data, key, None)
         before = len(self._before(key)) if key in self._base else _FRAME
         self._base = {each: value for each, value in self._base.items() if each != key} | (values := load(present))
-        self._as_read = False
+        self._seen = None
         self._encodings.pop(key, None)
         if key in values:
             self._encodings[key] = encode(key, prepare(key, values[key]))
@@ -343,7 +354,7 @@ class Tracker:
         self.lost = None
         dict.clear(data)
         self._raw = EMPTY if self.record is None else self.record.data
-        self._size, self._pristine, self._encodings, self._as_read = len(self._raw), None, {}, True
+        self._size, self._pristine, self._encodings = len(self._raw), None, {}
         dict.update(data, self.read())
 
     def revert(self, data: dict[str, Any]) -> None:
@@ -376,7 +387,8 @@ class Tracker:
         if difference is None or difference.delta is None:
             return
         self._encodings |= difference.encodings
-        self._base, self._as_read = dict(dict.items(data)), False
+        self._base = dict(dict.items(data))
+        self._seen = plain_encoding(self._base)
         self._size = difference.size
         self._operations = _NOTHING
         self.replaced = False
@@ -407,7 +419,7 @@ class Tracker:
             The keys of the operators that are not.
         """
         self._base, self._encodings, self._size, operations, replaced, intent, life, description, protected = state
-        self._as_read = False
+        self._seen = None
         self.replaced = self.replaced or replaced
         self.protected = self.protected or protected
         self.intent = self.intent or intent

@@ -166,15 +166,17 @@ def dump(prepared: Mapping[str, Any]) -> bytes:
     return bson.encode(prepared, codec_options=OPTIONS)
 
 
-def encodes_as(data: Mapping[str, Any], raw: bytes) -> bool:
-    """Whether data are encoded as these bytes, seen with one encoding of the whole. False also where that does not
-    tell: where names are escaped, or a value needs preparing."""
-    if b"%" in raw and _ESCAPED.search(raw):
-        return False
+def plain_encoding(data: Mapping[str, Any]) -> bytes | None:
+    """The BSON of data as they stand, nothing prepared: of use to see whether they change. None where there is none."""
     try:
-        return bson.encode(data, codec_options=OPTIONS) == raw
+        return bson.encode(data, codec_options=OPTIONS)
     except (bson.errors.BSONError, ValueError, TypeError, OverflowError, RecursionError):
-        return False
+        return None
+
+
+def plainly_encoded(raw: bytes) -> bytes | None:
+    """The same for data that were read, None where names in them are escaped."""
+    return None if b"%" in raw and _ESCAPED.search(raw) else raw
 
 
 def load(raw: bytes) -> dict[str, Any]:
