@@ -48,7 +48,7 @@ class SessionMiddleware:
         self.scope_key = scope_key
         self._skips = predicate(skip, _path)
         self._tokenless = predicate(tokenless, _path)
-        self._on_outage = on_outage
+        self._on_outage: Callable[[Scope], OnOutage] = on_outage if callable(on_outage) else lambda _scope: on_outage
         self._lifespan = lifespan
         self._mark = f"mongosession.{scope_key}"  # which engine's session it is
 
@@ -98,7 +98,7 @@ class SessionMiddleware:
             large_body=large_body(
                 scope.get("method", "GET"), headers.get(b"content-length"), headers.get(b"transfer-encoding")
             ),
-            on_outage=self._on_outage(scope) if callable(self._on_outage) else self._on_outage,
+            on_outage=self._on_outage(scope),
         )
 
 
