@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import update_wrapper
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -407,11 +407,20 @@ def _told_how_far(words: Callable[[], str]) -> Generator[None, None, None]:
 def _confirm(yes: bool, question: str) -> None:
     if yes:
         return
-    within_loop = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would wait for the answer
+    interrupted = False
+
+    def interrupt(*_: object) -> NoReturn:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    within_loop = signal.signal(signal.SIGINT, interrupt)  # asyncio's would wait for the answer
     try:
         agreed = click.confirm(question, err=True)
     finally:
         signal.signal(signal.SIGINT, within_loop)
+    if interrupted:  # `input` drops what is raised while it flushes the standard error
+        raise click.Abort
     if not agreed:
         raise NotDone("nothing was done")
 

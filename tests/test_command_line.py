@@ -6,21 +6,24 @@ import os
 import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import click
 import pytest
 from bson import ObjectId
 from click.testing import CliRunner, Result
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from mongosession import MongoStore, Session, SessionEngine
+from mongosession import MongoStore, Session, SessionEngine, commands
 from mongosession.commands import cli
 from mongosession.inspection import close, connect, gather, measure
 from mongosession.mongo import FOREIGN
@@ -890,6 +893,21 @@ class Terminal:
             child.stdout.close()
         self.exit_code = child.wait(30)
         self.seen = shown.decode()
+
+
+def test_ctrl_c_counts_even_where_the_question_swallows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``input()`` drops what is raised while it flushes the standard error."""
+
+    def confirm(*_: object, **__: object) -> bool:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        return True
+
+    monkeypatch.setattr("click.confirm", confirm)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(click.Abort):
+        commands._confirm(yes=False, question="End it?")  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_an_operator_is_asked_and_may_say_no(shop: Shop) -> None:
