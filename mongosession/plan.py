@@ -325,7 +325,7 @@ def _begin(about: Tracker, case: _Case) -> Plan:
 def _beginning(case: _Case, data: dict[str, Any], subject: str | None) -> Plan:
     """A session begins: in the database, or in its cookie where that is wanted, possible and enough."""
     raw = dump(data)
-    if case.terms.signed is not None and subject is None and not case.protected and not case.early:
+    if case.terms.signed is not None and case.renewal is None and not case.protected and not case.early:
         life = case.life or Life(None, None)
         signed = Signed(case.random(SID_BYTES), case.now, case.now, raw, life.idle, life.persistent)
         if (kept := _kept(case.terms.signed, signed, case)) is not None:
