@@ -1,5 +1,6 @@
-"""Visitors whose sessions live in a signed cookie, on the days that are not plain: several commits of one request, log-outs
-and renewals beside each other, requests in parallel, cancelled ones, clocks that differ, and old cookies that come back."""
+"""Visitors whose sessions live in a signed cookie, on the days that are not plain: several commits of one request,
+log-outs and renewals, requests in parallel, cancelled ones, servers that differ, and cookies that are none of ours.
+"""
 
 from typing import Any
 
