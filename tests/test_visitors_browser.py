@@ -1,4 +1,4 @@
-"""A real Chromium fills its session, step by step, until that no longer fits into a cookie and moves into the database."""
+"""A real Chromium fills its session step by step, until that does not fit into a cookie and moves into the database."""
 
 import json
 import random
