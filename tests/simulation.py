@@ -76,7 +76,7 @@ class Server:
         if token is None or now >= token.deadline:
             return Session(Tracker(Judgement(Verdict.ANONYMOUS if token is None else Verdict.INVALID, now)))
         record = self.load(token)
-        rotation, timeouts, _ = self._terms
+        rotation, timeouts = self._terms.rotation, self._terms.timeouts
         judged = judge(token, record, now=now, rotation=rotation, timeouts=timeouts, large_body=large_body)
         self.fell_back += judged.fell_back
         refused = judged.verdict in (Verdict.ENDED, Verdict.LATE, Verdict.COPIED)
