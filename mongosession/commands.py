@@ -288,6 +288,7 @@ def check(where: Where, as_json: bool) -> None:
             timeouts=engine.terms.timeouts,
             max_data=engine.terms.max_data,
             keys=engine.keys.keys if target.keys else [],
+            visitors_in_cookies=engine.terms.signed is not None,
         )
         return f"{target.place}, settings of {target.settings}", findings(facts, settings)
 
