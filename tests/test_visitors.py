@@ -214,11 +214,11 @@ async def test_a_cookie_that_is_due_goes_out_with_a_5xx_and_its_data_as_they_wer
 async def test_a_move_without_tokens_goes_out_all_the_same(world: World) -> None:
     """A prefetch, or a public answer, that stores: the event says so, and no cache keeps it."""
     await visit(world, n=1)
-    for how in ({"tokens": False}, {}):
+    for tokens, cache_control in ((False, None), (True, "public")):
         exchange = world.browser.send()
-        session = await exchange.open(**how)
+        session = await exchange.open(tokens=tokens)
         session.increment("n")
-        headers = dict(await exchange.answer(cache_control=None if how else "public"))
+        headers = dict(await exchange.answer(cache_control=cache_control))
         assert headers["Cache-Control"] == "no-store"
         exchange.deliver()
         assert world.happened()[:1] == [EventKind.FORCED_NO_STORE]
