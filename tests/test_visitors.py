@@ -162,6 +162,18 @@ async def test_changes_after_the_headers_are_told_once_each(world: World) -> Non
     assert world.events() == []
 
 
+async def test_a_stream_that_outlives_its_session_asks_nobody(world: World) -> None:
+    await visit(world, n=1)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    await exchange.answer()
+    world.clock.advance(IDLE)
+    session["m"] = 1
+    await session.save()
+    assert world.happened() == [EventKind.DROPPED_WRITE]
+    assert world.store.take() == []
+
+
 @pytest.mark.parametrize("protects", [False, True])
 async def test_a_5xx_discards_a_move_and_a_log_out_stands(world: World, protects: bool) -> None:
     await visit(world, n=1)
