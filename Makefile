@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint soak matrix system system-mongod clean
+.PHONY: help demo test lint soak matrix bench system system-mongod system-bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -29,8 +29,12 @@ matrix: .venv/.dev .venv-oldest/.done system  ## every adapter, server and drive
 	$(BIN)/pytest -m "not soak" tests/test_worlds.py
 	.venv-oldest/bin/pytest -m "not soak" tests/test_worlds.py
 
+# `make bench BENCH="instructions pages"` runs some parts only.
+bench: system-bench .venv-bench/.done bench/peers/node/node_modules  ## measure, beside peers; writes docs/bench, docs/benchmarks.md
+	.venv-bench/bin/python -m bench $(BENCH)
+
 clean:  ## remove the environment and whatever tools left behind
-	rm -rf .venv .venv-oldest build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-bench bench/peers/node/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------------- the Python environment
@@ -56,16 +60,28 @@ $(BIN)/python:
 	.venv-oldest/bin/pip install --quiet --editable ".[cli,motor,starlette,tornado]" --group oldest
 	@touch $@
 
+.venv-bench/.done: pyproject.toml | $(BIN)/python
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --upgrade "pip>=25.1"
+	.venv-bench/bin/pip install --quiet --editable ".[motor,starlette]" --group bench
+	@touch $@
+
+bench/peers/node/node_modules: bench/peers/node/package-lock.json
+	cd bench/peers/node && npm ci --silent --no-audit --no-fund
+	@touch $@
+
 # ------------------------------------------------------------------------------------------------- the system packages
 
 # What is looked for, and the Debian package that holds it. The libraries are those that the wheel's mongod links.
 MONGOD_NEEDS := libcurl.so.4=libcurl4 libssl.so.3=libssl3
 BROWSER_NEEDS := chromium=chromium chromedriver=chromium-driver
+BENCH_NEEDS := valgrind=valgrind node=nodejs npm=npm taskset=util-linux
 
 system: NEEDS := $(MONGOD_NEEDS) $(BROWSER_NEEDS)
 system: ## install the Debian packages that are missing (as root), or print the line that does
 system-mongod: NEEDS := $(MONGOD_NEEDS)
-system system-mongod:
+system-bench: NEEDS := $(MONGOD_NEEDS) $(BENCH_NEEDS)
+system system-mongod system-bench:
 	@missing=; \
 	for need in $(NEEDS); do \
 	    name=$${need%=*}; \

@@ -7,10 +7,10 @@ import argparse
 import time
 from importlib import import_module
 
-from . import machine
+from . import machine, report
 from .results import Part, goal, read, value, write
 
-PARTS = ("commands", "instructions", "pages", "memory", "imports", "growth")
+PARTS = ("commands", "instructions", "pages", "parallel", "throughput", "growth", "memory", "imports")
 """Modules of this package that have a ``run``."""
 
 
@@ -33,6 +33,7 @@ def main() -> None:
     for name in options.parse_args().parts or PARTS:
         found = measure(name)
         write({each: part for each in PARTS if (part := ({**read(), name: found}).get(each))})
+    report.main()
 
 
 if __name__ == "__main__":

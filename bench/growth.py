@@ -11,6 +11,7 @@ from bson.datetime_ms import DatetimeMS
 from pymongo import AsyncMongoClient
 
 from mongosession import MongoStore
+from mongosession.mongo import TIMES
 from mongosession.mongod import Mongod
 from mongosession.store import Changes, Record
 from mongosession.values import Delta
@@ -19,11 +20,12 @@ from .results import Figure, Part
 
 TITLE = "Growth"
 DID = (
-    "Collections of sessions that hold nothing and have no subject, inserted in bulk with random ids, both indexes in "
-    "place. Then 2,000 look-ups and 2,000 changes of one key in each, of sessions drawn at random, the collections in "
-    "turn, one call after the other through `MongoStore`. The server's cache has 0.25 GB. The bytes are those on the disk "
-    "after a checkpoint, before the changes. Expiry: 100,000 sessions become due at once, the TTL monitor runs every "
-    "second, and four tasks look up and change others meanwhile; then for as long without; three rounds in turn."
+    "Collections of sessions that hold nothing and have no subject, inserted in bulk with random ids, both "
+    "indexes in place. Then 2,000 look-ups and 2,000 changes of one key in each, of sessions drawn at random, the "
+    "collections in turn, one call after the other through `MongoStore`. The server's cache has 0.25 GB. The "
+    "bytes are those on the disk after a checkpoint, before the changes. Expiry: 100,000 sessions become due at "
+    "once, the TTL monitor runs every second, and four tasks look up and change others meanwhile; then for as "
+    "long without; three rounds in turn."
 )
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -31,7 +33,7 @@ WORDS = {1_000: "1 thousand", 10_000: "10 thousand", 100_000: "100 thousand", 1_
 CALLS = 2000
 BATCH = 5_000
 LIVE, EXPIRING, TASKS, ROUNDS = 1_000, 100_000, 4, 3
-IDLE = 7200
+IDLE, DAY = 7200, 86400
 INDEX_DELAY = 120
 """Seconds after ``expires_at`` from which on the index lets a document expire."""
 
@@ -53,23 +55,29 @@ async def change(store: MongoStore, id: bytes) -> None:
     assert await store.update(id, Changes(data=Delta(set={"visits": 2})), epoch=epoch(id))
 
 
-async def insert(store: MongoStore, count: int, expires_at: float) -> AsyncIterator[bytes]:
-    """Insert so many sessions, copies of one that the store itself writes, and give their ids."""
+async def insert(store: MongoStore, count: int, expires_at: float, spread: float) -> AsyncIterator[bytes]:
+    """Insert so many sessions, made like one that the store itself writes, and give their ids.
+
+    Args:
+        store: on which collection.
+        count: how many.
+        expires_at: when the last of them does, seconds since 1970.
+        spread: seconds; each one's times are drawn from as long before.
+    """
     chance = random.Random(count)
     start = expires_at - IDLE
     await store.create(Record(bytes(16), 1, 0, start, start, start, start, expires_at))
     template = await store.collection.find_one_and_delete({"_id": bytes(16)})
     for first in range(0, count, BATCH):
-        ids = [chance.randbytes(16) for _ in range(min(BATCH, count - first))]
-        await store.collection.insert_many(
-            [
-                {**template, "_id": id, "epoch": epoch(id), "expires_at": DatetimeMS(int(expires_at * 1000) + number)}
-                for number, id in enumerate(ids, first)
-            ],
-            ordered=False,
-        )
-        for id in ids:
-            yield id
+        documents: list[dict[str, Any]] = []
+        for _ in range(min(BATCH, count - first)):
+            key, earlier = chance.randbytes(16), spread * chance.random()
+            times = dict.fromkeys(TIMES, DatetimeMS(int(1000 * (start - earlier))))
+            times["expires_at"] = DatetimeMS(int(1000 * (expires_at - earlier)))
+            documents.append(template | times | {"_id": key, "epoch": epoch(key)})
+        await store.collection.insert_many(documents, ordered=False)
+        for document in documents:
+            yield document["_id"]
 
 
 class Grown(NamedTuple):
@@ -84,7 +92,7 @@ async def grow(client: AsyncMongoClient[dict[str, Any]], size: int) -> Grown:
     """A new collection of so many sessions. Of the largest ones, some ids are kept."""
     store = MongoStore(client.bench[f"sessions{size}"])
     await store.setup()
-    ids = [id async for id in insert(store, size, time.time() + 86400)]
+    ids = [key async for key in insert(store, size, time.time() + 2 * DAY, DAY)]
     return Grown(size, store, random.Random(1).choices(ids, k=CALLS))
 
 
@@ -137,16 +145,16 @@ async def worked(store: MongoStore, ids: list[bytes], until: Callable[[], Awaita
     async def work(number: int) -> None:
         chance = random.Random(number)
         while not over.is_set():
-            id = chance.choice(ids)
+            key = chance.choice(ids)
             began = time.perf_counter()
-            await load(store, id)
-            await change(store, id)
+            await load(store, key)
+            await change(store, key)
             took.append(1000 * (time.perf_counter() - began))
 
     async with asyncio.TaskGroup() as group:
         for number in range(TASKS):
             group.create_task(work(number))
-        while not await until():
+        while not await until():  # noqa: ASYNC110  # it is the database that is asked
             await asyncio.sleep(0.2)
         over.set()
     return took
@@ -163,14 +171,14 @@ async def expiry(uri: str) -> list[Figure]:
     async with AsyncMongoClient[dict[str, Any]](uri) as client:
         store = MongoStore(client.bench.expiring)
         await store.setup()
-        live = [id async for id in insert(store, LIVE, time.time() + 86400)]
+        live = [key async for key in insert(store, LIVE, time.time() + DAY, 1)]
 
         async def gone() -> bool:
-            return await store.collection.estimated_document_count() <= LIVE
+            return bool(await store.collection.estimated_document_count() <= LIVE)
 
         for _ in range(ROUNDS):
-            due = time.time() + 20  # when they have all been inserted
-            async for _id in insert(store, EXPIRING, due - INDEX_DELAY):
+            due = time.time() + 15  # when they have all been inserted
+            async for _id in insert(store, EXPIRING, due - INDEX_DELAY, 1):
                 pass
             await asyncio.sleep(due - time.time())
             began = time.monotonic()

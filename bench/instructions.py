@@ -110,11 +110,12 @@ def compare(cases: Iterable[Case]) -> Iterable[Figure]:
     """The cases, and ours beside Starlette's."""
     for target, case in cases:
         counted = count(target, case)
-        yield Figure(f"{NAMES[target]}: {WORDS[case]}", counted, "instructions")
+        yield Figure(f"{WORDS[case]}: {NAMES[target]}", counted, "instructions")
         if target in ("ours", "visitors"):
             beside = BESIDE[case]
             aim: Goal | None = ("at most", GOALS[case]) if target == "ours" else None
-            yield Figure(f"the same, of Starlette's {WORDS[beside]}", counted / count("starlette", beside), goal=aim)
+            ratio = counted / count("starlette", beside)
+            yield Figure(f"{NAMES[target]}, {WORDS[case]}, to Starlette's {WORDS[beside]}", ratio, goal=aim)
 
 
 def run() -> Part:

@@ -20,8 +20,9 @@ from .results import Figure, Part
 
 TITLE = "Memory of an open session"
 DID = (
-    "10,000 sessions of 300 bytes of data, opened from a real MongoDB and held, as by WebSockets that wait; each in a "
-    "process of its own. What Python has allocated (tracemalloc), and by how much the process has grown (resident set)."
+    "10,000 sessions of 300 bytes of data, opened from a real MongoDB and held, as by WebSockets that wait; each "
+    "in a process of its own. What Python has allocated (tracemalloc), and by how much the process has grown "
+    "(resident set)."
 )
 
 SESSIONS, AT_ONCE = 10_000, 50

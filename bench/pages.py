@@ -12,9 +12,10 @@ from .results import Figure, Goal, Part
 
 TITLE = "Writes under a browser's load"
 DID = (
-    "An hour of one browser in virtual time: a page every 3 s, whose six requests leave at once with the same cookie. "
-    "A message takes 20 to 150 ms, a handler 10 to 100 ms, and stores nothing: every write is a rotation or a touch. "
-    '"At once": all six are opened before the first is answered. "Processes": each request goes to any of them.'
+    "An hour of one browser in virtual time: a page every 3 s, whose six requests leave at once with the same "
+    "cookie. A message takes 20 to 150 ms, a handler 10 to 100 ms, and stores nothing: every write is a rotation "
+    'or a touch. "At once": all six are opened before the first is answered. "Processes": each request goes to '
+    "any of them."
 )
 
 HOUR, PAGE, REQUESTS = 3600, 3, 6

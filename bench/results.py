@@ -99,10 +99,20 @@ def write(parts: Mapping[str, Part], path: Path = RESULTS) -> None:
     """Keep the results."""
     path.parent.mkdir(exist_ok=True)
     entries = {
-        name: part._asdict() | {"figures": [figure._asdict() for figure in part.figures]}
+        name: part._asdict() | {"figures": [_rounded(figure)._asdict() for figure in part.figures]}
         for name, part in parts.items()
     }
     path.write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def _rounded(figure: Figure) -> Figure:
+    """With six digits that mean something; counts stay whole."""
+    fields: dict[str, Any] = figure._asdict()
+    for name in ("value", "low", "high"):
+        exact = fields[name]
+        if exact is not None and exact != round(exact):
+            fields[name] = float(f"{exact:.6g}")
+    return Figure(**fields)
 
 
 def _part(entry: dict[str, Any]) -> Part:

@@ -4,6 +4,7 @@ Pure: ``inspection.gather`` asks the database, ``findings`` judges. What a rule 
 note at most; a warning is for what costs somebody something on the day it matters.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +20,9 @@ RFC = "RFC 6265bis"
 
 LEVEL_CLOCK = 5.0
 """Seconds between two clocks that synchronised machines do not reach."""
+
+_COVERED = 60
+"""Seconds of use that honest people's tokens may be behind: handlers, phone networks, killed browsers."""
 
 _SUPPORTED = (7, 0)
 
@@ -59,6 +63,7 @@ class Settings:
     Attributes:
         cookie, rotation, timeouts, max_data: as ``SessionEngine`` has them.
         keys: what ``KeyRing`` tells of its keys; empty: none were given.
+        random_is_secure: whether chance is the operating system's.
         visitors_in_cookies: whether ``anonymous`` is ``"cookie"``.
     """
 
@@ -67,6 +72,7 @@ class Settings:
     timeouts: Timeouts
     max_data: int
     keys: Sequence[KeyInfo]
+    random_is_secure: bool
     visitors_in_cookies: bool = False
 
 
@@ -80,12 +86,15 @@ class Facts:
         options: those that it was created with.
         indexes: its indexes, by name.
         index_faults: what ``MongoStore.setup`` would do or refuse; empty: the indexes are there and right.
+        holds_foreign: whether some of its documents are no sessions; None: too many to look at all of them.
         version: the server's.
         topology: ``"standalone"``, ``"replica set"`` or ``"sharded cluster"``.
         write_concern: what ordinary writes are made with: the collection's, else the server's default.
         retry_writes: whether the client repeats a write whose answer was lost.
+        direct: whether the client talks to one server and looks for no other (``directConnection=true``).
+        open_to_all: whether a server that is not on this machine serves clients without a user name.
         ttl_monitor: whether the server removes expired documents; None: it does not say.
-        clock_ahead: seconds that this machine's clock is ahead of the server's.
+        clock_ahead: seconds that the engine's clock is ahead of the server's.
         clock_error: seconds that this may be wrong: half of the round trip.
     """
 
@@ -94,10 +103,13 @@ class Facts:
     options: Mapping[str, Any]
     indexes: Mapping[str, Mapping[str, Any]]
     index_faults: Sequence[str]
+    holds_foreign: bool | None
     version: tuple[int, ...]
     topology: str
     write_concern: Mapping[str, Any]
     retry_writes: bool
+    direct: bool
+    open_to_all: bool
     ttl_monitor: bool | None
     clock_ahead: float
     clock_error: float
@@ -114,6 +126,7 @@ def findings(facts: Facts, settings: Settings) -> list[Finding]:
         *_timeouts(settings.timeouts),
         *_rotation(settings.rotation),
         *_keys(settings.keys),
+        _random(settings.random_is_secure),
         _data(settings.max_data),
         *_visitors(in_cookies=settings.visitors_in_cookies),
         *_collection(facts),
@@ -235,35 +248,9 @@ def _timeouts(timeouts: Timeouts) -> Iterator[Finding]:
 
 
 def _rotation(rotation: Rotation) -> Iterator[Finding]:
-    source = "docs/simulation.md"
-    ttl, grace, accepted = rotation.ttl, rotation.grace, rotation.accepted
-    if grace == 0:
-        yield Finding(
-            Severity.WARNING,
-            "rotation",
-            "grace 0, the plain rule of 2011",
-            "it refuses honest people as well: on slow networks, after lost answers, after a browser was killed",
-            source,
-            "Rotation(grace=60)",
-        )
-    elif grace < 60:
-        yield Finding(
-            Severity.NOTE,
-            "rotation",
-            f"grace {_length(grace)}",
-            "browsers that were killed come back with a cookie of up to 30 s ago, phone networks add to that",
-            source,
-            "Rotation(grace=60), which the figures are for",
-        )
-    if ttl is not None and 15 <= ttl <= 50 and 0 < grace < 120:
-        yield Finding(
-            Severity.WARNING,
-            "rotation",
-            f"ttl {_length(ttl)} with grace {_length(grace)}",
-            "on networks of 2-25 s each way most sessions were revoked within an hour at 20 and 30 s, a few at 40",
-            source,
-            "ttl=5 or ttl=60, or grace=120",
-        )
+    """As docs/security.md has it: what counts is how many seconds of use the accepted tokens cover."""
+    source = "docs/security.md, docs/simulation.md"
+    ttl, accepted = rotation.ttl, rotation.accepted
     if ttl is None:
         yield Finding(
             Severity.NOTE,
@@ -273,14 +260,34 @@ def _rotation(rotation: Rotation) -> Iterator[Finding]:
             source,
             "Rotation(ttl=60)",
         )
-    elif accepted > rotation.window:
+        return
+    honest = "honest people are logged out" if rotation.on_copied == "revoke" else "honest people are refused"
+    if accepted * ttl < _COVERED:
+        yield Finding(
+            Severity.WARNING,
+            "rotation",
+            f"ttl {_length(ttl)}, {accepted} tokens are accepted: {_length(accepted * ttl)} of use",
+            f"{honest}: slow handlers, phone networks and browsers that were killed present a token of 30-60 s ago",
+            source,
+            "Rotation(grace=60)",
+        )
+    elif 15 <= ttl <= 50 and rotation.grace < 120 and rotation.window < 1 + 180 / ttl:  # three minutes of tokens
+        yield Finding(
+            Severity.WARNING,
+            "rotation",
+            f"ttl {_length(ttl)}, {accepted} tokens",
+            f"{honest}: on networks of 2-25 s each way in most hours at 20 and 30 s, in a few at 15 and 40",
+            source,
+            f"ttl=5, ttl=60, grace=120, or window={1 + math.ceil(180 / ttl)}",
+        )
+    if accepted > rotation.window:
         yield Finding(
             Severity.NOTE,
             "rotation",
-            f"ttl {_length(ttl)} with grace {_length(grace)}: {accepted} tokens are accepted",
+            f"ttl {_length(ttl)} with grace {_length(rotation.grace)}: {accepted} tokens are accepted",
             "a leaked token is overtaken soon, and a thief who polls beside an active victim may go unnoticed",
             source,
-            "Rotation(ttl=60) if you want to notice him",
+            f"Rotation(ttl=60), or window={accepted}, if you want to notice him",
         )
     elif ttl >= 300:
         yield Finding(
@@ -294,7 +301,7 @@ def _rotation(rotation: Rotation) -> Iterator[Finding]:
     else:
         what = f"ttl {_length(ttl)}: a thief as active as his victim is noticed"
         yield Finding(Severity.OK, "rotation", what, source=source)
-    if rotation.on_copied == "refuse" and grace > 0:
+    if rotation.on_copied == "refuse":
         yield Finding(
             Severity.NOTE,
             "rotation",
@@ -323,7 +330,7 @@ def _keys(keys: Sequence[KeyInfo]) -> Iterator[Finding]:
                 f"key {position} of {len(keys)} ({key.role}) does not look random: {key.doubt}",
                 "whoever guesses it makes tokens that verify; all that still stops him is the sid, in the cookie alone",
                 f"{ASVS}, 11.5.1",
-                "python -m mongosession key; then change keys in three steps (docs/security.md)",
+                "python -m mongosession key; then change keys in three steps (docs/keys.md)",
             )
     roles = [key.role for key in keys]
     if Role.OLD in roles:
@@ -332,7 +339,7 @@ def _keys(keys: Sequence[KeyInfo]) -> Iterator[Finding]:
             "keys",
             f"{roles.count(Role.OLD)} old, still accepted",
             "a key that leaked is of use to nobody only once it has been withdrawn",
-            "docs/security.md",
+            "docs/keys.md",
             "withdraw it when the absolute timeout has passed since it was primary",
         )
     if Role.NEXT in roles:
@@ -341,12 +348,25 @@ def _keys(keys: Sequence[KeyInfo]) -> Iterator[Finding]:
             "keys",
             f"{roles.count(Role.NEXT)} next: a change of keys is under way",
             "it signs nothing yet",
-            "docs/security.md",
+            "docs/keys.md",
             "make it primary once every server has it",
         )
     if all(key.doubt is None for key in keys):
         lengths = ", ".join(str(key.bytes) for key in keys)
         yield Finding(Severity.OK, "keys", f"{len(keys)} ({lengths} bytes)", source=f"{ASVS}, 11.5.1")
+
+
+def _random(is_secure: bool) -> Finding:
+    if is_secure:
+        return Finding(Severity.OK, "random", "chance is the operating system's", source=f"{ASVS}, 11.5.1")
+    return Finding(
+        Severity.FAILURE,
+        "random",
+        "chance is a function of the application's own, and not the operating system's",
+        "whoever can tell what it gives next knows the sids of new sessions: half of what a token is made of",
+        f"{ASVS}, 11.5.1",
+        "leave SessionEngine(random=...) away; it is there for tests",
+    )
 
 
 def _data(max_data: int) -> Finding:
@@ -392,13 +412,17 @@ def _collection(facts: Facts) -> Iterator[Finding]:
         ("collation", 'has a collation: "user:a" may be "user:A" to it'),
     ):
         if facts.options.get(option):
-            yield Finding(
-                Severity.FAILURE,
-                "collection",
-                f"{facts.collection} {what}",
-                "sessions need a plain collection of their own",
-                way_out="use another collection, and python -m mongosession setup",
-            )
+            yield _unsuitable(facts, what)
+    if facts.holds_foreign:
+        yield _unsuitable(facts, "holds documents that are no sessions: a time in expires_at deletes them")
+    elif facts.holds_foreign is None:
+        yield Finding(
+            Severity.NOTE,
+            "collection",
+            f"{facts.collection} has too many documents to look at all of them now",
+            "some may be no sessions, and a time in expires_at deletes them",
+            way_out="python -m mongosession stats counts them as foreign",
+        )
     for fault in facts.index_faults:
         yield Finding(
             Severity.FAILURE,
@@ -423,6 +447,16 @@ def _collection(facts: Facts) -> Iterator[Finding]:
     yield Finding(Severity.OK, "collection", f"{facts.collection}: {clustered}", source="docs/scale.md")
 
 
+def _unsuitable(facts: Facts, what: str) -> Finding:
+    return Finding(
+        Severity.FAILURE,
+        "collection",
+        f"{facts.collection} {what}",
+        "sessions need a plain collection of their own",
+        way_out="use another collection, and python -m mongosession setup",
+    )
+
+
 def _writes(facts: Facts) -> Iterator[Finding]:
     w = facts.write_concern.get("w", 1)
     source = "docs/command-line.md"
@@ -445,8 +479,17 @@ def _writes(facts: Facts) -> Iterator[Finding]:
             source,
             way_out,
         )
-    elif facts.topology != "standalone":
+    elif w == "majority" and facts.topology != "standalone":
         yield Finding(Severity.OK, "writes", f"w={w}: a failover undoes nothing that was confirmed", source=source)
+    elif facts.topology != "standalone":
+        yield Finding(
+            Severity.NOTE,
+            "writes",
+            f"w={w}: that may be fewer servers than a majority",
+            "then a failover may undo the last data writes and rotations (those heal); never a log-in or a log-out",
+            source,
+            way_out,
+        )
     if facts.write_concern.get("j") is False or (facts.topology == "standalone" and not _journaled(facts)):
         yield Finding(
             Severity.NOTE,
@@ -464,6 +507,15 @@ def _writes(facts: Facts) -> Iterator[Finding]:
             "while it is away nobody has a session; a write whose answer was lost is not repeated",
             source,
             "a replica set of three; even one of one member repeats writes",
+        )
+    elif facts.direct and facts.topology == "replica set":
+        yield Finding(
+            Severity.WARNING,
+            "topology",
+            "a replica set, of which this client knows one server (directConnection=true)",
+            "once another one is the primary, nobody has a session",
+            source,
+            "replicaSet=... in the connection string instead of directConnection=true, with all servers",
         )
     elif not facts.retry_writes:
         yield Finding(
@@ -495,6 +547,15 @@ def _server(facts: Facts) -> Iterator[Finding]:
         )
     else:
         yield Finding(Severity.OK, "server", f"MongoDB {version}")
+    if facts.open_to_all:
+        yield Finding(
+            Severity.NOTE,
+            "server",
+            "it serves clients without a user name, and is on another machine",
+            "whoever reaches its port reads what sessions hold, and ends them; the network has to keep him away",
+            "MongoDB Security Checklist",
+            "enable access control, and TLS; a user of the application's own with readWrite on its database",
+        )
     if facts.ttl_monitor is None:
         yield Finding(
             Severity.NOTE,
@@ -518,12 +579,12 @@ def _server(facts: Facts) -> Iterator[Finding]:
 def _clock(facts: Facts) -> Finding:
     ahead = facts.clock_ahead
     apart = max(0.0, abs(ahead) - facts.clock_error)  # what is certain
-    what = f"this machine's is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
+    what = f"the engine's is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
     why = "MongoDB removes documents by its own clock, two minutes late; application servers may be as far apart"
     if apart <= LEVEL_CLOCK:
         return Finding(Severity.OK, "clock", what, source="docs/security.md")
     severity = Severity.WARNING if apart <= SKEW else Severity.FAILURE
-    return Finding(severity, "clock", what, why, "docs/security.md", "synchronise both (NTP)")
+    return Finding(severity, "clock", what, why, "docs/security.md", "synchronise both (NTP); no clock=...")
 
 
 def _length(seconds: float) -> str:

@@ -11,11 +11,13 @@ import json
 import os
 import re
 import secrets
+import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -28,7 +30,9 @@ from rich.text import Text
 
 from mongosession import MongoStore, SessionEngine, SessionInfo, SetupError, StoreError, StoreUnavailable
 from mongosession.check import Finding, Settings, Severity, findings, worst
-from mongosession.inspection import AGES, Stats, close, connect, driver_errors, gather, measure
+from mongosession.inspection import AGES, Stats, close, connect, driver_errors, gather, greet, measure, require
+
+_SESSION_ID = re.compile("[0-9a-fA-F]{32}")
 
 AT_ONCE = 64
 """How many sessions ``revoke --all`` ends at a time."""
@@ -40,7 +44,8 @@ _STYLES = {Severity.OK: "green", Severity.NOTE: "cyan", Severity.WARNING: "yello
 
 _EPILOG = """\b
 Exit codes: 0 done, all well
-            1 check found something; nothing to do, or not done
+            1 check found something, or it was not done: declined,
+              interrupted, no such session or collection, refused by setup
             2 the command or a setting makes no sense
             3 the database is away, or refuses
 """
@@ -190,7 +195,7 @@ def setup(where: Where, as_json: bool, clustered: bool) -> None:
             "clustered": bool(facts.options.get("clusteredIndex")),
         }
 
-    done = _run(where, work)
+    done = _run(where, work, new=True)
     if as_json:
         _print_json(done)
     else:
@@ -207,7 +212,7 @@ def stats(where: Where, as_json: bool) -> None:
     """
 
     async def work(target: Target) -> tuple[str, Stats]:
-        return target.place, await measure(target.store, target.engine.terms.timeouts, time.time())
+        return target.place, await measure(target.store, time.time())
 
     place, found = _run(where, work)
     if as_json:
@@ -224,7 +229,7 @@ def list_(where: Where, as_json: bool, subject: str) -> None:
     """List the living sessions of SUBJECT, the last used first."""
 
     async def work(target: Target) -> list[SessionInfo]:
-        found = [each async for each in target.engine.sessions(subject)]
+        found = await _living(target, subject)
         return sorted(found, key=lambda each: each.seen_at, reverse=True)
 
     found = _run(where, work)
@@ -241,32 +246,36 @@ def list_(where: Where, as_json: bool, subject: str) -> None:
 @click.option("--subject", metavar="SUBJECT", help="End all sessions of a subject.")
 @click.option("--all", "everything", is_flag=True, help="End all sessions there are.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Count what would end, and end nothing.")
 @_placed
-def revoke(where: Where, as_json: bool, id: str | None, subject: str | None, everything: bool, yes: bool) -> None:
+def revoke(
+    where: Where, as_json: bool, id: str | None, subject: str | None, everything: bool, yes: bool, dry_run: bool
+) -> None:
     """End a session, those of a subject, or all.
 
     Asks before, unless --yes.
     """
     if [id is not None, subject is not None, everything].count(True) != 1:
         raise Misuse("what should end? Give one of: ID, --subject SUBJECT, --all")
-    if not yes and not sys.stdin.isatty():
+    if id is not None and not _SESSION_ID.fullmatch(id):
+        raise Misuse(f"{_printable(id)} is no session id: it must be 32 hexadecimal digits")
+    if not yes and not dry_run and not sys.stdin.isatty():
         raise Misuse("revoke asks before it ends sessions, and here is no terminal to ask: add --yes")
 
     async def work(target: Target) -> int:
-        if everything:
-            return await _revoke_all(target, yes)
+        if dry_run:
+            return await _count(target, id, subject)
+        if id is not None:
+            return await _revoke_one(target, id, yes)
         if subject is not None:
-            count = len([None async for _ in target.engine.sessions(subject)])
-            _confirm(yes, f"End the sessions of {_printable(subject)} (living now: {count:,}) in {target.place}?")
-            return await target.engine.revoke_subject(subject)
-        assert id is not None  # noqa: S101  # one of the three was given
-        return await _revoke_one(target, id, yes)
+            return await _revoke_subject(target, subject, yes)
+        return await _revoke_all(target, yes)
 
     ended = _run(where, work)
     if as_json:
-        _print_json({"ended": ended})
+        _print_json({"would_end" if dry_run else "ended": ended})
     else:
-        click.echo(f"ended: {ended:,}")
+        click.echo(f"{'would end' if dry_run else 'ended'}: {ended:,}")
     if id is not None and not ended:
         raise NotDone("there is no session of that id, or it had ended already")
 
@@ -280,19 +289,20 @@ def check(where: Where, as_json: bool) -> None:
     """
 
     async def work(target: Target) -> tuple[str, list[Finding]]:
-        facts = await gather(target.store)
         engine = target.engine
+        facts = await gather(target.store, engine.clock)
         settings = Settings(
             cookie=engine.cookie,
             rotation=engine.terms.rotation,
             timeouts=engine.terms.timeouts,
             max_data=engine.terms.max_data,
             keys=engine.keys.keys if target.keys else [],
+            random_is_secure=engine.random in (secrets.token_bytes, os.urandom),
             visitors_in_cookies=engine.terms.signed is not None,
         )
         return f"{target.place}, settings of {target.settings}", findings(facts, settings)
 
-    place, found = _run(where, work)
+    place, found = _run(where, work, new=True)
     if as_json:
         _print_json({"checked": place, "worst": worst(found), "findings": [each._asdict() for each in found]})
     else:
@@ -304,16 +314,40 @@ def check(where: Where, as_json: bool) -> None:
 # Ending sessions.
 
 
-async def _revoke_one(target: Target, id: str, yes: bool) -> int:
-    try:
+async def _living(target: Target, subject: str) -> list[SessionInfo]:
+    """The sessions of a subject that have not expired by what their application stored."""
+    now = time.time()
+    return [
+        SessionInfo.of(each, target.engine.terms.timeouts)._replace(
+            expires_at=datetime.fromtimestamp(each.expires_at, UTC)
+        )
+        async for each in target.store.find(subject)
+        if now < each.expires_at
+    ]
+
+
+async def _count(target: Target, id: str | None, subject: str | None) -> int:
+    """How many sessions have not ended: of a subject, or of all where neither is given."""
+    if id is not None:
         record = await target.store.load(bytes.fromhex(id))
-        if record is not None and record.reason is None:
-            whose = "nobody" if record.subject is None else _printable(record.subject)
-            seen = _ago(time.time() - record.seen_at)
-            _confirm(yes, f"End the session {id} of {whose}, last seen {seen}, in {target.place}?")
-        return int(await target.engine.revoke(id))
-    except ValueError:
-        raise Misuse(f"{_printable(id)} is no session id: it must be 32 hexadecimal digits") from None
+        return int(record is not None and record.reason is None)
+    return len([None async for _ in target.store.find(subject)])
+
+
+async def _revoke_one(target: Target, id: str, yes: bool) -> int:
+    record = await target.store.load(bytes.fromhex(id))
+    if record is not None and record.reason is None:
+        whose = "nobody" if record.subject is None else _printable(record.subject)
+        seen = _ago(time.time() - record.seen_at)
+        _confirm(yes, f"End the session {id} of {whose}, last seen {seen}, in {target.place}?")
+    return int(await target.engine.revoke(id))
+
+
+async def _revoke_subject(target: Target, subject: str, yes: bool) -> int:
+    count = len(await _living(target, subject))
+    _confirm(yes, f"End the sessions of {_printable(subject)} (living now: {count:,}) in {target.place}?")
+    with _told_how_far(lambda: "some may have ended before"):
+        return await target.engine.revoke_subject(subject)
 
 
 async def _revoke_all(target: Target, yes: bool) -> int:
@@ -327,20 +361,21 @@ async def _revoke_all(target: Target, yes: bool) -> int:
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=documents)
 
-        async def end(ids: list[str]) -> None:
+        async def end_one(id: str) -> None:
             nonlocal ended
-            done = await asyncio.gather(*map(target.engine.revoke, ids), return_exceptions=True)
-            ended += done.count(True)
+            was_there = await target.engine.revoke(id)  # awaited before it is added: others count at the same time
+            ended += was_there
+
+        async def end(ids: list[str]) -> None:
+            done = await asyncio.gather(*map(end_one, ids), return_exceptions=True)
             progress.update(task, completed=ended)
             for each in done:
                 if isinstance(each, BaseException):
                     raise each
 
-        try:
+        with _told_how_far(lambda: f"{ended:,} were ended before"):
             while await _pass(target, began, end):
                 pass
-        except StoreError as error:
-            raise Away(f"{_short(error)}; {ended:,} were ended before: run it again") from None
         progress.update(task, total=ended)
     return ended
 
@@ -359,23 +394,50 @@ async def _pass(target: Target, began: float, end: Callable[[list[str]], Corouti
     return older
 
 
+@contextmanager
+def _told_how_far(words: Callable[[], str]) -> Generator[None, None, None]:
+    """Whatever stops the work, the operator learns how much of it was done."""
+    try:
+        yield
+    except asyncio.CancelledError:  # Ctrl-C
+        raise NotDone(f"interrupted; {words()}: run it again") from None
+    except StoreError as error:
+        raise Away(f"{_short(error)}; {words()}: run it again") from None
+
+
 def _confirm(yes: bool, question: str) -> None:
-    if not yes and not click.confirm(question, err=True):
+    if yes:
+        return
+    within_loop = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's would wait for the answer
+    try:
+        agreed = click.confirm(question, err=True)
+    finally:
+        signal.signal(signal.SIGINT, within_loop)
+    if not agreed:
         raise NotDone("nothing was done")
 
 
 # Finding the engine, and what may go wrong on the way.
 
 
-def _run(where: Where, work: Callable[[Target], Coroutine[Any, Any, _T]]) -> _T:
-    """Do a command's work on its engine."""
+def _run(where: Where, work: Callable[[Target], Coroutine[Any, Any, _T]], *, new: bool = False) -> _T:
+    """Do a command's work on its engine.
+
+    Args:
+        where: which engine.
+        work: the work.
+        new: whether it may do with a collection that is not there.
+    """
 
     async def run() -> _T:
         async with _opened(where) as target:
+            if not new:
+                await require(target.store)
             return await work(target)
 
     try:
-        return asyncio.run(run())
+        with redirect_stdout(sys.stderr):  # the application may print; the standard output is the command's alone
+            return asyncio.run(run())
     except SetupError as error:
         raise NotDone(str(error)) from None
     except StoreUnavailable as error:
@@ -390,8 +452,9 @@ def _run(where: Where, work: Callable[[Target], Coroutine[Any, Any, _T]]) -> _T:
 async def _opened(where: Where) -> AsyncGenerator[Target]:
     target = await _load(where.engine) if where.engine else _from_environment(where)
     try:
+        with _settings():
+            await greet(target.store)
         with driver_errors():
-            await target.store.load(bytes(16))  # nobody's: whether the database answers is known within the deadline
             yield target
     finally:
         await target.engine.close()
@@ -435,7 +498,7 @@ def _settings(spec: str = "") -> Generator[None, None, None]:
     """What goes wrong while an engine is made is for its operator to mend."""
     try:
         yield
-    except Exception as error:  # whatever the application's module raises
+    except (Exception, SystemExit) as error:  # whatever the application's module raises
         if not spec and not isinstance(error, ValueError):
             raise
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -476,12 +539,15 @@ def _print_sessions(found: list[SessionInfo]) -> None:
     table = Table(
         "id", "created", "last seen", "expires", "description", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
-    table.columns[0].no_wrap = table.columns[1].no_wrap = table.columns[2].no_wrap = table.columns[3].no_wrap = True
+    for column in table.columns[:4]:
+        column.no_wrap = True
+    table.columns[4].overflow = "fold"  # no word is cropped, however narrow the terminal
     now = time.time()
     for each in found:
         created, seen, expires = (time.timestamp() for time in (each.created_at, each.seen_at, each.expires_at))
-        description = ", ".join(f"{name}: {value}" for name, value in each.description.items())
-        row = [each.id, _ago(now - created), _ago(now - seen), f"in {_length(expires - now)}", _printable(description)]
+        # Quoted: a user agent may read like a field of its own.
+        description = ", ".join(f"{_printable(name)}: {value!r}" for name, value in each.description.items())
+        row = [each.id, _ago(now - created), _ago(now - seen), f"in {_length(expires - now)}", description]
         table.add_row(*map(Text, row))
     _print(table)
 
@@ -493,6 +559,7 @@ def _print_stats(place: str, found: Stats) -> None:
         ("  of a subject", f"{found.with_subject:,}"),
         ("expired, still there", f"{found.expired:,}"),
         ("ended, kept for minutes", f"{found.ended:,}"),
+        *([("foreign, no sessions", f"{found.foreign:,}")] if found.foreign else []),
     )
     ages = _grid(
         ("living, by age", "began", "last used"),

@@ -130,6 +130,16 @@ class SessionEngine:
         except ValueError as error:
             raise ValueError(in_variables(str(error), read.keys())) from error
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The engine's only source of time: seconds since 1970."""
+        return self._clock
+
+    @property
+    def random(self) -> Callable[[int], bytes]:
+        """The engine's only source of chance: how many bytes -> so many random bytes."""
+        return self._random
+
     async def setup(self) -> None:
         """Make the store ready (indexes). Safe to call at every start, from every process.
 
@@ -182,7 +192,9 @@ class SessionEngine:
                 raise
             self._emit(Event(EventKind.STORE_FAILED, session_id(presented[0].token.sid).hex(), reason=str(error)))
             return self._session(Tracker(Judgement(Verdict.UNAVAILABLE, now), tokens=False))
-        token, role = max(presented, key=lambda each: _preference(each, record))
+        token, role = presented[0]
+        if len(presented) > 1:
+            token, role = max(presented, key=lambda each: _preference(each, record))
         judged = judge(
             token, record, now=now, rotation=self.terms.rotation, timeouts=self.terms.timeouts, large_body=large_body
         )
@@ -211,10 +223,11 @@ class SessionEngine:
             StoreUnavailable: the database did not answer within the deadline; the write may or may not have happened.
         """
         about = tracker(session)
-        if sent:
-            await self._commit(session, about, status=status, sent=True)
+        if about.untouched(session):  # as by most visitors
+            about.answered = True
             return []
-        headers = await self._commit(session, about, status=status, public=is_public(cache_control))
+        public = cache_control is not None and is_public(cache_control)
+        headers = await self._commit(session, about, status=status, public=public, sent=sent)
         about.answered = True
         return headers
 
@@ -318,8 +331,8 @@ class SessionEngine:
     async def _is_own(self, session: Session, about: Tracker, key: str) -> bool:
         """Whether this request's own value of the key counts, and the database is not to be asked."""
         session.mark_accessed()
-        if about.answered:
-            await self._refresh(about, self._now())
+        if about.answered and about.record is not None:
+            await self._refresh(about, about.record, self._now())
         await self._quiet(about)
         return about.differs(session, key) or about.signed is not None
 
@@ -348,12 +361,15 @@ class SessionEngine:
         early: bool = False,
     ) -> Headers:
         now = self._now()
-        if sent:
-            await self._refresh(about, now)
-        await self._quiet(about)
+        if sent and about.record is not None:
+            await self._refresh(about, about.record, now)
+        if about.pending is not None:
+            await self._quiet(about)
         decided = plan(
             session, self.terms, now=now, random=self._random, status=status, public=public, sent=sent, early=early
         )
+        if decided.nothing:
+            return [("Vary", "Cookie")] if decided.vary else []
         before = about.state() if early or sent else None  # those may be tried again
         if decided.revert:
             about.revert(session)
@@ -372,7 +388,7 @@ class SessionEngine:
         if early:
             return []
         about.owed = None
-        return headers + self._cookie(cookie, about.record)
+        return [] if sent else headers + self._cookie(cookie, about.record)
 
     async def _see_through(self, session: Session, decided: Plan, about: Tracker, before: State | None) -> Owed:
         """Do what was decided, and leave the session as that went: also where the caller is cancelled meanwhile."""
@@ -419,10 +435,9 @@ class SessionEngine:
             task.add_done_callback(self._orphaned)
             raise
 
-    async def _refresh(self, about: Tracker, now: float) -> None:
+    async def _refresh(self, about: Tracker, record: Record, now: float) -> None:
         """A connection may have outlived what is known of its session: other requests may have prolonged it, or not."""
-        record = about.record
-        if record is None or about.signed is not None or now < expiry(record, self.terms.timeouts):
+        if about.signed is not None or now < expiry(record, self.terms.timeouts):
             return
         present = await self.store.load(record.id)
         alive = present is not None and present.epoch == record.epoch and now < expiry(present, self.terms.timeouts)
@@ -447,6 +462,8 @@ class SessionEngine:
                 tokens.append(token)
             elif (opened := self._kept(value, now)) is not None:
                 kept.append(opened)
+        if len(tokens) + len(kept) == 1:
+            return kept[0] if kept else tokens
         sids = {each.token.sid for each in tokens} | {signed.sid for signed, _, _ in kept}
         if len(sids) > 1:
             ids = ", ".join(sorted(session_id(sid).hex() for sid in sids))

@@ -38,7 +38,9 @@ def prefetch(sec_purpose: str | None, purpose: str | None = None) -> bool:
         sec_purpose: the Sec-Purpose header (Fetch standard), or None.
         purpose: the older Purpose header, or None.
     """
-    return any(header is not None and "prefetch" in header.lower() for header in (sec_purpose, purpose))
+    return (sec_purpose is not None and "prefetch" in sec_purpose.lower()) or (
+        purpose is not None and "prefetch" in purpose.lower()
+    )
 
 
 def is_public(cache_control: str | None) -> bool:
@@ -62,6 +64,8 @@ def predicate(routes: Routes[T], path: Callable[[T], str]) -> Callable[[T], bool
         return routes
     if isinstance(routes, str):
         raise ValueError(f"routes are {routes!r}; they must be a list of path prefixes, or a predicate")
+    if not routes:
+        return lambda request: False
     exact = frozenset(prefix.rstrip("/") for prefix in routes)
     below = tuple(f"{prefix}/" for prefix in exact)
     return lambda request: path(request) in exact or path(request).startswith(below)

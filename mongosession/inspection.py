@@ -1,6 +1,7 @@
 """What the command line asks the database, through a store's own collection, of either driver.
 
-Beside the store's own commands: a look at the collection and the server, one aggregation for the figures.
+Beside the store's own commands: a look at the collection and the server, one aggregation for the figures. A session
+lives until its document's ``expires_at``, which the application stored by its own timeouts: this shell may have others.
 """
 
 import inspect
@@ -11,17 +12,20 @@ from datetime import UTC, datetime
 from math import log
 from typing import Any, NamedTuple
 
+import pymongo
 from pymongo import AsyncMongoClient
 from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
 
 from mongosession.check import Facts
 from mongosession.errors import SetupError, StoreError, StoreUnavailable
-from mongosession.mongo import INDEXES, MongoStore, check_index
-from mongosession.policy import DAY, Timeouts
+from mongosession.mongo import INDEXES, SHAPE, MongoStore, check_index
+from mongosession.policy import DAY
 from mongosession.store import ENDED
 
 AGES = {"1h": 3600.0, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 """The classes of ages: name -> seconds below which an age belongs to it; beyond the last one is "longer"."""
+
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 _SIZE_STEP = 1.1  # sizes are counted in classes that are 10 % wide: exact enough, and few, however many sessions
 
@@ -64,6 +68,7 @@ class Stats(NamedTuple):
         with_subject: those of them that belong to somebody.
         expired: sessions past their timeout that the database has not removed yet.
         ended: sessions that were destroyed or revoked, kept for some minutes.
+        foreign: documents that are no sessions.
         data: sizes of the living sessions' data.
         created: living sessions by the time since they began or their subject was last set.
         seen: living sessions by the time since the last request.
@@ -74,6 +79,7 @@ class Stats(NamedTuple):
     with_subject: int
     expired: int
     ended: int
+    foreign: int
     data: Sizes
     created: Mapping[str, int]
     seen: Mapping[str, int]
@@ -90,9 +96,16 @@ def connect(uri: str, namespace: str) -> Any:
     if not database or not collection:
         raise ValueError(f"the collection is {namespace!r}; it must be database.collection, such as shop.sessions")
     try:
-        return AsyncMongoClient[dict[str, Any]](uri)[database][collection]
+        client = AsyncMongoClient[dict[str, Any]](uri)
     except (PyMongoError, ValueError) as error:
-        raise ValueError(f"the connection string or the collection makes no sense: {error}") from None
+        told: object = error
+        if "@" in uri:  # the driver's message may quote a part of the password
+            told = "is each of / ? # [ ] @ : % in the user name and the password percent-encoded?"
+        raise ValueError(f"the connection string makes no sense: {told}") from None
+    try:
+        return client[database][collection]
+    except PyMongoError as error:
+        raise ValueError(f"the collection {namespace!r} makes no sense: {error}") from None
 
 
 async def close(collection: Any) -> None:
@@ -107,12 +120,40 @@ def driver_errors() -> Generator[None, None, None]:
     """The driver's errors in the library's words."""
     try:
         yield
-    except ConfigurationError as error:  # found out late: a name that the resolver does not know, for one
-        raise ValueError(f"the connection string makes no sense: {error}") from error
     except PyMongoError as error:
         if error.timeout or isinstance(error, ConnectionFailure):
             raise StoreUnavailable(f"the database is away: {error}") from error
         raise StoreError(f"the database refused: {error}") from error
+
+
+async def greet(store: MongoStore) -> None:
+    """See that the database answers, within the store's deadline.
+
+    Raises:
+        ValueError: the connection string leads nowhere: the resolver does not know its name, for one.
+        StoreError: the database is away or refuses.
+    """
+    try:
+        await store.load(bytes(16))  # nobody's
+    except StoreError as error:
+        if isinstance(error.__cause__, ConfigurationError):
+            raise ValueError(f"the connection string makes no sense: {error.__cause__}") from error
+        raise
+
+
+async def require(store: MongoStore) -> None:
+    """See that there is a collection with documents of its own.
+
+    Raises:
+        SetupError: it is not there, or is a view or a time series.
+    """
+    collection = store.collection
+    if not await _exists(collection):
+        raise SetupError(f"the collection {collection.full_name} is not there: is its name right? (setup creates it)")
+    options = dict(await collection.options())
+    for option, what in (("viewOn", "a view"), ("timeseries", "a time series")):
+        if option in options:
+            raise SetupError(f"the collection {collection.full_name} is {what}: is its name right?")
 
 
 async def gather(store: MongoStore, clock: Callable[[], float] = time.time) -> Facts:
@@ -120,16 +161,17 @@ async def gather(store: MongoStore, clock: Callable[[], float] = time.time) -> F
 
     Args:
         store: whose collection is looked at.
-        clock: this machine's: seconds since 1970.
+        clock: the engine's: seconds since 1970.
     """
     collection = store.collection
-    admin = collection.database.client["admin"]
+    client = collection.database.client
+    admin = client["admin"]
     hello, ahead, error = await _compare_clocks(admin, clock)
     version = tuple((await admin.command("buildInfo"))["versionArray"][:3])
     topology = _topology(hello)
-    exists = bool(await collection.database.list_collection_names(filter={"name": collection.name}))
+    exists = await _exists(collection)
     options = dict(await collection.options())
-    plain = exists and "viewOn" not in options
+    plain = exists and not {"viewOn", "timeseries"} & options.keys()
     indexes = dict(await collection.index_information()) if plain else {}
     return Facts(
         collection=collection.full_name,
@@ -137,30 +179,32 @@ async def gather(store: MongoStore, clock: Callable[[], float] = time.time) -> F
         options=options,
         indexes=indexes,
         index_faults=list(_index_faults(indexes)) if plain else [],
+        holds_foreign=await _holds_foreign(store) if plain else False,
         version=version,
         topology=topology,
         write_concern=collection.write_concern.document or await _default_concern(admin, topology, version),
-        retry_writes=bool(collection.database.client.options.retry_writes),
+        retry_writes=bool(client.options.retry_writes),
+        direct=client.topology_description.topology_type_name == "Single",
+        open_to_all=await _open_to_all(client),
         ttl_monitor=await _ttl_monitor(admin),
         clock_ahead=ahead,
         clock_error=error,
     )
 
 
-async def measure(store: MongoStore, timeouts: Timeouts, now: float) -> Stats:
+async def measure(store: MongoStore, now: float) -> Stats:
     """The figures of a collection. Reads every document once, on the server; what is kept there meanwhile is small.
 
     Args:
         store: whose collection is measured.
-        timeouts: by which sessions have expired.
         now: seconds since 1970.
     """
     collection = store.collection
-    groups = await _aggregate(collection, _pipeline(timeouts, now))
+    groups = await _aggregate(collection, _pipeline(now))
     living = [group for group in groups if group["_id"]["state"] == "living"]
     states = {
         state: sum(int(group["count"]) for group in groups if group["_id"]["state"] == state)
-        for state in ("living", "expired", "ended")
+        for state in ("living", "expired", "ended", "foreign")
     }
     return Stats(
         **states,
@@ -183,6 +227,26 @@ async def _compare_clocks(admin: Any, clock: Callable[[], float]) -> tuple[Mappi
         tried.append(((after - before) / 2, (before + after) / 2 - server, hello))
     error, ahead, hello = min(tried, key=lambda each: each[0])  # the quickest answer is the most exact
     return hello, ahead, error
+
+
+async def _exists(collection: Any) -> bool:
+    return bool(await collection.database.list_collection_names(filter={"name": collection.name}))
+
+
+async def _holds_foreign(store: MongoStore) -> bool | None:
+    try:
+        with pymongo.timeout(store.timeout):  # a large collection is not read for longer than that
+            return await store.holds_foreign()
+    except PyMongoError as error:
+        if error.timeout:
+            return None
+        raise
+
+
+async def _open_to_all(client: Any) -> bool:
+    """Whether the server is elsewhere, and the client is nobody to it."""
+    local = all(host in _LOCAL or host.startswith("/") for host, _ in client.nodes)
+    return not local and not (await client["admin"].command("connectionStatus"))["authInfo"]["authenticatedUsers"]
 
 
 def _topology(hello: Mapping[str, Any]) -> str:
@@ -219,33 +283,30 @@ async def _ttl_monitor(admin: Any) -> bool | None:
         return None
 
 
-def _pipeline(timeouts: Timeouts, now: float) -> list[dict[str, Any]]:
-    """Counts of sessions that agree in everything that is asked for: at most some thousand rows."""
+def _pipeline(now: float) -> list[dict[str, Any]]:
+    """Counts of sessions that agree in everything that is asked for: at most some thousand rows, and one for all that
+    is foreign, of which nothing else is looked at: its fields may be of any type.
+    """
     present = datetime.fromtimestamp(now, UTC)
-    idle = {"$multiply": [{"$ifNull": ["$idle", timeouts.idle]}, 1000]}
-    expiry = {  # as `rotation.expiry` has it
-        "$min": [{"$add": ["$seen_at", idle]}, {"$add": ["$created_at", timeouts.absolute * 1000]}]
-    }
+    session = {"$and": [_has_type(field, type_) for field, type_ in SHAPE.items()]}
     state = {
         "$switch": {
             "branches": [
                 {"case": {"$eq": ["$epoch", ENDED]}, "then": "ended"},
-                {"case": {"$lte": [expiry, present]}, "then": "expired"},
+                {"case": {"$lte": ["$expires_at", present]}, "then": "expired"},
             ],
             "default": "living",
         }
     }
+    fields = {
+        "state": (state, "foreign"),
+        "subject": ({"$ne": [{"$type": "$subject"}, "missing"]}, False),
+        "bytes": ({"$bsonSize": {"$cond": [{"$eq": [{"$type": "$data"}, "object"]}, "$data", {}]}}, 5),
+        "created": (_age_class("$created_at", present), ""),
+        "seen": (_age_class("$seen_at", present), ""),
+    }
     return [
-        {
-            "$project": {
-                "_id": False,
-                "state": state,
-                "subject": {"$ne": [{"$type": "$subject"}, "missing"]},
-                "bytes": {"$bsonSize": {"$ifNull": ["$data", {}]}},
-                "created": _age_class("$created_at", present),
-                "seen": _age_class("$seen_at", present),
-            }
-        },
+        {"$project": {"_id": False} | {name: {"$cond": [session, *either]} for name, either in fields.items()}},
         {
             "$group": {
                 "_id": {
@@ -258,6 +319,10 @@ def _pipeline(timeouts: Timeouts, now: float) -> list[dict[str, Any]]:
             }
         },
     ]
+
+
+def _has_type(field: str, type_: str) -> dict[str, Any]:
+    return {"$isNumber": f"${field}"} if type_ == "number" else {"$eq": [{"$type": f"${field}"}, type_]}
 
 
 def _age_class(field: str, now: datetime) -> dict[str, Any]:
@@ -294,7 +359,7 @@ def _by_age(groups: Sequence[Mapping[str, Any]], which: str) -> dict[str, int]:
 
 
 async def _storage(collection: Any) -> Storage:
-    if not await collection.database.list_collection_names(filter={"name": collection.name}):
+    if not await _exists(collection):
         return Storage(0, 0, 0, {})
     shards = [row["storageStats"] for row in await _aggregate(collection, [{"$collStats": {"storageStats": {}}}])]
     indexes: dict[str, int] = {}

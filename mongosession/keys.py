@@ -63,7 +63,8 @@ class KeyRing:
         roles = [Role.PRIMARY, *[Role.OLD] * (len(keys) - 1), *[Role.NEXT] * len(next_keys)]
         secrets = [_secret(key, role) for key, role in zip([*keys, *next_keys], roles, strict=True)]
         if len(set(secrets)) < len(secrets):
-            raise ValueError("keys and next_keys hold the same key twice; each key must stand in the ring once")
+            where = "keys and next_keys hold" if next_keys else "keys holds"
+            raise ValueError(f"{where} the same key twice; each key must stand in the ring once")
         self._ring = list(zip(secrets, roles, strict=True))
         self.keys = [
             KeyInfo(role, len(raw), doubt(raw))

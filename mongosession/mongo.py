@@ -12,7 +12,7 @@ with ``w: 1`` where that is unacknowledged.
 
 import asyncio
 from collections.abc import AsyncIterator, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import pymongo
@@ -39,6 +39,20 @@ from mongosession.store import ENDED, Changes, Record, Stamp
 from mongosession.values import EMPTY, Delta
 
 TIMES = frozenset({"created_at", "renewed_at", "rotated_at", "seen_at", "expires_at"})
+
+SHAPE = {"_id": "binData", "epoch": "number", "generation": "number", **dict.fromkeys(sorted(TIMES), "date")}
+"""What every session has, ended ones too: field -> its type, as MongoDB calls it. All other documents are foreign."""
+
+FOREIGN = {"$nor": [{field: {"$type": type_} for field, type_ in SHAPE.items()}]}
+"""The filter of documents that are no sessions."""
+
+_TYPES: dict[str, type | tuple[type, ...]] = {"binData": bytes, "number": (int, float), "date": DatetimeMS}
+
+_UNSUITABLE = {  # options of collections that cannot hold sessions
+    "viewOn": "is a view",
+    "timeseries": "is a time series",
+    "capped": "is capped: it would drop the oldest sessions",
+}
 
 _RAW = CodecOptions(
     document_class=RawBSONDocument,
@@ -102,42 +116,46 @@ class MongoStore:
         """Create the two indexes: one expires documents (two minutes late, so that no server's clock is ahead of the
         application's), the other finds the sessions of a subject.
 
+        Where both are there, two commands say so. An index that is missing is built for as long as it takes, without
+        the store's deadline: a large collection needs minutes, and a build that was given up would begin anew at the
+        next start. Before that all documents are looked through for foreign ones, which the first index would delete.
+
         Raises:
             SetupError: an index on one of these fields exists with other options, or under another name; or the
-                collection has a collation of its own, to which one subject could be another; or it should be
-                clustered and is not.
+                collection holds documents that are no sessions; or it is a view, a time series or capped; or it has a
+                collation of its own, to which one subject could be another; or it should be clustered and is not.
             StoreUnavailable: the database did not answer.
         """
         with self._errors():
             async with asyncio.timeout(self.timeout + 1):
                 if self.clustered:
                     await self._create_clustered()
-                collation = cast("dict[str, Any]", await self.collection.options()).get("collation")
-                if collation is not None:  # "user:a" may be "user:A" to it, and the indexes would inherit it
-                    raise SetupError(
-                        f"the collection {self.collection.name!r} has the collation {_plain(collation)}; wanted is "
-                        "none, so that texts compare as they are: use a collection of its own for sessions"
-                    )
+                check_options(self.collection.name, await self.collection.options(), clustered=self.clustered)
                 existing = cast("dict[str, dict[str, Any]]", await self.collection.index_information())
-                for name, keys, options in INDEXES:
-                    check_index(existing, name, keys, options)
-                for name, keys, options in INDEXES:
-                    await self.collection.create_index(keys, name=name, **options)
+        for name, keys, options in INDEXES:
+            check_index(existing, name, keys, options)
+        missing = [index for index in INDEXES if index[0] not in existing]
+        with self._within(None):
+            if INDEXES[0] in missing and await self.holds_foreign():
+                raise SetupError(
+                    f"the collection {self.collection.name!r} holds documents that are no sessions, and those with a "
+                    "time in expires_at would be deleted: use a collection of its own for sessions"
+                )
+            for name, keys, options in missing:
+                await self.collection.create_index(keys, name=name, **options)
+
+    async def holds_foreign(self) -> bool:
+        """Whether a document of the collection is no session; where none is, all are read. Errors are the driver's."""
+        return await self._ordinary.find_one(FOREIGN, projection={"_id": True}) is not None
 
     async def _create_clustered(self) -> None:
-        name = self.collection.name
         try:
             await self.collection.database.command(
-                {"create": name, "clusteredIndex": {"key": {"_id": 1}, "unique": True}}
+                {"create": self.collection.name, "clusteredIndex": {"key": {"_id": 1}, "unique": True}}
             )
         except OperationFailure as error:
             if error.code != _EXISTS:
                 raise
-        if "clusteredIndex" not in cast("dict[str, Any]", await self.collection.options()):
-            raise SetupError(
-                f"the collection {name!r} exists and is not clustered, and MongoDB cannot change that: use a new "
-                "collection for sessions (those of the old one are logged out), or MongoStore(clustered=False)"
-            )
 
     async def load(self, id: bytes) -> Record | None:
         """See ``Store.load``."""
@@ -212,13 +230,17 @@ class MongoStore:
             if not documents:
                 return
             for document in documents:
-                yield _record(document)
+                if _is_session(document):  # not asked of the server: it might choose another index for it
+                    yield _record(document)
+
+    def _errors(self, delta: Delta | None = None) -> AbstractContextManager[None]:
+        """The deadline for the driver, and its errors in our words."""
+        return self._within(self.timeout, delta)
 
     @contextmanager
-    def _errors(self, delta: Delta | None = None) -> Generator[None, None, None]:
-        """The deadline for the driver, and its errors in our words."""
+    def _within(self, timeout: float | None, delta: Delta | None = None) -> Generator[None, None, None]:
         try:
-            with pymongo.timeout(self.timeout):
+            with pymongo.timeout(timeout):
                 yield
         except TimeoutError as error:
             raise StoreUnavailable(f"the database did not answer within {self.timeout} s") from error
@@ -265,6 +287,32 @@ class CommandCounter(monitoring.CommandListener):
 _AWAY = (ConnectionFailure, ExecutionTimeout, WriteConcernError, WTimeoutError)
 
 
+def check_options(name: str, options: Mapping[str, Any], *, clustered: bool = False) -> None:
+    """Whether a collection, by the options that it was created with, can hold sessions.
+
+    Args:
+        name: the collection's.
+        options: none, where it is not there yet.
+        clustered: whether it has to be clustered.
+
+    Raises:
+        SetupError: it cannot.
+    """
+    for option, what in _UNSUITABLE.items():
+        if options.get(option):
+            raise SetupError(f"the collection {name!r} {what}; use a collection of its own for sessions")
+    if (collation := options.get("collation")) is not None:  # "user:a" may be "user:A" to it; indexes would inherit it
+        raise SetupError(
+            f"the collection {name!r} has the collation {_plain(collation)}; wanted is none, so that texts compare as "
+            "they are: use a collection of its own for sessions"
+        )
+    if clustered and "clusteredIndex" not in options:
+        raise SetupError(
+            f"the collection {name!r} exists and is not clustered, and MongoDB cannot change that: use a new "
+            "collection for sessions (those of the old one are logged out), or MongoStore(clustered=False)"
+        )
+
+
 def check_index(
     existing: Mapping[str, Mapping[str, Any]], name: str, keys: list[tuple[str, int]], options: dict[str, Any]
 ) -> None:
@@ -308,6 +356,10 @@ def _document(record: Record) -> dict[str, Any]:
     document = _fields(document)
     document["data"] = RawBSONDocument(record.data)
     return document
+
+
+def _is_session(document: Mapping[str, Any]) -> bool:
+    return all(isinstance(document.get(field), _TYPES[type_]) for field, type_ in SHAPE.items())
 
 
 def _record(document: Mapping[str, Any]) -> Record:

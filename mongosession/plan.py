@@ -97,6 +97,11 @@ class Plan(NamedTuple):
     events: tuple[Event, ...] = ()
 
     @property
+    def nothing(self) -> bool:
+        """Whether there is nothing to be done, as for most requests."""
+        return self is NOTHING or self is SEEN
+
+    @property
     def idle(self) -> bool:
         """Whether the store is not needed."""
         return self.update is None and self.offer is None and self.end is None and self.create is None
@@ -144,6 +149,8 @@ def plan(
         DataError: the session holds what cannot be stored, or more than the limit.
     """
     about = tracker(session)
+    if status < 500 and not _due(about, terms, now, sent=sent, early=early) and about.unchanged(session):
+        return SEEN if about.accessed and not sent and not early else NOTHING
     difference = None if status >= 500 else _measured(about, session, terms.max_data)
     delta = difference.delta if difference is not None else None
     case = _Case(
@@ -174,6 +181,22 @@ def plan(
     vary = (about.accessed or delta is not None) and not sent and not early
     revert = decided.revert or (status >= 500 and about.intent != "destroy")
     return decided._replace(vary=vary, revert=revert, difference=None if revert else difference)
+
+
+NOTHING = Plan()
+SEEN = Plan(vary=True)
+
+
+def _due(about: Tracker, terms: Terms, now: float, *, sent: bool, early: bool) -> bool:
+    """Whether a request that has changed nothing may have something to write or to send all the same."""
+    judged, record = about.judgement, about.record
+    if about.asks or judged.mint is not None or judged.offer is not None:
+        return True
+    if record is None:
+        return False
+    idle = terms.timeouts.idle if record.idle is None else record.idle
+    seen_at = now if sent else judged.now
+    return seen_at - record.seen_at >= idle / TOUCHES or (early and about.signed is not None)
 
 
 class _Case(NamedTuple):

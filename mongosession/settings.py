@@ -28,6 +28,8 @@ NOTHING = ("never", "none")
 
 _SECRET = frozenset({"keys", "next_keys"})
 
+_NUMBER = re.compile("[-+.0-9a-zA-Z]+")
+
 _RULES = {
     bool: "it must be true or false",
     float: "it must be a number, in seconds and without a unit",
@@ -169,6 +171,8 @@ def _value(variable: str, text: str, hint: Any) -> Any:
         return None
     (kind,) = kinds - {type(None)}
     try:
+        if kind is not bool and not _NUMBER.fullmatch(text):  # Python takes 1_000 and digits of other scripts, too
+            raise ValueError
         return BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
         way_out = f", or {NOTHING[0]}" if optional else ""

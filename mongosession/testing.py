@@ -311,16 +311,20 @@ class MemoryEngine(SessionEngine):
         settings: arguments of ``SessionEngine``, apart from the store.
 
     Attributes:
-        clock: ``engine.clock.advance(60)``.
         store: counts its calls and has bad days on request, see ``CountingStore``.
     """
 
     store: CountingStore
 
     def __init__(self, *, clock: HandClock | None = None, **settings: Any) -> None:
-        self.clock = clock or HandClock()
+        self._hand_clock = clock or HandClock()
         defaults: dict[str, Any] = {"keys": ["k" * 32], "random": seeded(1)}
-        super().__init__(CountingStore(MemoryStore()), clock=self.clock, **(defaults | settings))
+        super().__init__(CountingStore(MemoryStore()), clock=self._hand_clock, **(defaults | settings))
+
+    @property
+    def clock(self) -> HandClock:
+        """Moved by hand: ``engine.clock.advance(60)``."""
+        return self._hand_clock
 
     def logged_in(self, subject: str, data: Mapping[str, Any] | None = None) -> str:
         """As ``logged_in``, for synchronous and asynchronous tests alike: it waits."""

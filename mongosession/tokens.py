@@ -9,17 +9,22 @@ whoever has the key makes the same successor.
 
 import binascii
 import math
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+import struct
+from binascii import a2b_base64, b2a_base64
 from hashlib import blake2b
 from typing import NamedTuple
 
 from mongosession.keys import KeyRing, Role
 
-VERSION = b"\x01"
+VERSION = 1
 SID_BYTES = 16
 EPOCH_BYTES = 4
-_PAYLOAD_BYTES = 32
+_PAYLOAD = struct.Struct(">B16sIHIBI")  # generation and deadline in two parts each: 6 and 5 bytes
+_PAYLOAD_BYTES = _PAYLOAD.size
+_LOW = 0xFFFFFFFF
 _TEXT_LENGTH = 64
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_STANDARD = bytes.maketrans(b"-_+/", b"+/..")  # the dot is in no alphabet
 
 
 class Token(NamedTuple):
@@ -57,16 +62,10 @@ class TokenCodec:
 
     def write(self, token: Token) -> str:
         """The text of a token, under the primary key: 64 characters."""
-        payload = b"".join(
-            (
-                VERSION,
-                token.sid,
-                token.epoch.to_bytes(EPOCH_BYTES),
-                token.generation.to_bytes(6),
-                token.deadline.to_bytes(5),
-            )
-        )
-        return urlsafe_b64encode(payload + self._signer.sign(payload)).decode("ascii")
+        sid, epoch, generation, until = token
+        payload = _PAYLOAD.pack(VERSION, sid, epoch, generation >> 32, generation & _LOW, until >> 32, until & _LOW)
+        text = b2a_base64(payload + self._signer.sign(payload), newline=False)
+        return text.translate(_URL_SAFE).decode("ascii")
 
     def read(self, text: str, now: float) -> Presented | None:
         """The token of a text, or None where it does not verify or is past its deadline. Never raises.
@@ -77,24 +76,19 @@ class TokenCodec:
         """
         if len(text) != _TEXT_LENGTH or not text.isascii():  # before any work is spent on it
             return None
-        try:
-            raw = urlsafe_b64decode(text)
+        try:  # strictly: the decoder would skip foreign characters, and a token has one spelling
+            raw = a2b_base64(text.encode("ascii").translate(_STANDARD), strict_mode=True)
         except binascii.Error:
-            return None
-        # The decoder skips foreign characters and takes a second alphabet: only the canonical spelling is a token.
-        if urlsafe_b64encode(raw) != text.encode("ascii"):
             return None
         payload = raw[:_PAYLOAD_BYTES]
         role = self._signer.verify(payload, raw[_PAYLOAD_BYTES:])
-        if role is None or payload[:1] != VERSION:
+        if role is None:
             return None
-        token = Token(
-            payload[1:17],
-            int.from_bytes(payload[17:21]),
-            int.from_bytes(payload[21:27]),
-            int.from_bytes(payload[27:32]),
+        version, sid, epoch, high, low, years, seconds = _PAYLOAD.unpack(payload)
+        until = years << 32 | seconds
+        return (
+            Presented(Token(sid, epoch, high << 32 | low, until), role) if version == VERSION and now < until else None
         )
-        return Presented(token, role) if now < token.deadline else None
 
 
 def session_id(sid: bytes) -> bytes:

@@ -166,6 +166,19 @@ def dump(prepared: Mapping[str, Any]) -> bytes:
     return bson.encode(prepared, codec_options=OPTIONS)
 
 
+def plain_encoding(data: Mapping[str, Any]) -> bytes | None:
+    """The BSON of data as they stand, nothing prepared: of use to see whether they change. None where there is none."""
+    try:
+        return bson.encode(data, codec_options=OPTIONS)
+    except (bson.errors.BSONError, ValueError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def plainly_encoded(raw: bytes) -> bytes | None:
+    """The same for data that were read, None where names in them are escaped."""
+    return None if b"%" in raw and _ESCAPED.search(raw) else raw
+
+
 def load(raw: bytes) -> dict[str, Any]:
     """The data of a BSON document, names decoded. New objects each time."""
     return _decoded(load_names(raw), raw)

@@ -475,7 +475,7 @@ class StoreContract:
     async def test_put_sets_plainly(self, store: Store) -> None:
         record = await created(store, idle=60.5, reason="r", subject="s")
         put: dict[str, Any] = {"epoch": 0, "generation": 0, "subject": "t", "idle": 30.5, "reason": "q"}
-        put |= {"created_at": 1.5, "renewed_at": 2.5, "rotated_at": 3.5, "seen_at": 4.5, "expires_at": 5.125}
+        put |= {"created_at": 1.5, "renewed_at": 2.5, "rotated_at": 3.5, "seen_at": 4.5, "expires_at": NOW - 7.875}
         assert await store.update(record.id, Changes(put=put), epoch=7)
         assert await store.load(record.id) == record._replace(**put)
 

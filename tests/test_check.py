@@ -1,6 +1,8 @@
 """What `check` says of settings and of a database: judged without one."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from mongosession import Cookie, Rotation, Timeouts
 from mongosession.check import Facts, Finding, Settings, Severity, findings, worst
 from mongosession.keys import KeyRing
 
+DOCS = Path(__file__).parent.parent / "docs"
 KEY = "GmmWcE-PPqJ29tkYNYYKAuhyflknjMxwaHa0gAWjZPg"
 
 GOOD_FACTS = Facts(
@@ -17,10 +20,13 @@ GOOD_FACTS = Facts(
     options={},
     indexes={"_id_": {"key": [("_id", 1)]}},
     index_faults=[],
+    holds_foreign=False,
     version=(8, 0, 4),
     topology="replica set",
     write_concern={"w": "majority"},
     retry_writes=True,
+    direct=False,
+    open_to_all=False,
     ttl_monitor=True,
     clock_ahead=0.02,
     clock_error=0.001,
@@ -31,6 +37,7 @@ GOOD_SETTINGS = Settings(
     timeouts=Timeouts(idle=1800, absolute=8 * 3600),
     max_data=64 * 1024,
     keys=KeyRing([KEY]).keys,
+    random_is_secure=True,
 )
 
 
@@ -48,7 +55,19 @@ def test_all_is_well() -> None:
     assert told(found) == []
     assert worst(found) == Severity.OK
     assert {each.about for each in found} == {
-        *("cookie", "timeouts", "rotation", "keys", "data", "collection", "indexes", "writes", "topology", "server"),
+        *(
+            "cookie",
+            "timeouts",
+            "rotation",
+            "keys",
+            "random",
+            "data",
+            "collection",
+            "indexes",
+            "writes",
+            "topology",
+            "server",
+        ),
         "clock",
     }
 
@@ -99,33 +118,89 @@ def test_timeouts(timeouts: Timeouts, expected: list[tuple[str, str]]) -> None:
     [
         (Rotation(ttl=5), ["13 tokens are accepted"]),
         (Rotation(ttl=14.9), ["6 tokens are accepted"]),
-        (Rotation(ttl=15), ["ttl 15 s with grace 60 s", "5 tokens are accepted"]),
-        (Rotation(ttl=29), ["ttl 29 s with grace 60 s", "4 tokens are accepted"]),
-        (Rotation(ttl=30), ["ttl 30 s with grace 60 s"]),
-        (Rotation(ttl=50), ["ttl 50 s with grace 60 s"]),
+        (Rotation(ttl=15), ["ttl 15 s, 5 tokens", "5 tokens are accepted"]),
+        (Rotation(ttl=29), ["ttl 29 s, 4 tokens", "4 tokens are accepted"]),
+        (Rotation(ttl=30), ["ttl 30 s, 3 tokens"]),
+        (Rotation(ttl=50), ["ttl 50 s, 3 tokens"]),
         (Rotation(ttl=51), []),
-        (Rotation(ttl=20, grace=120), ["7 tokens are accepted"]),
-        (Rotation(ttl=5, window=13), []),
         (Rotation(ttl=60), []),
-        (Rotation(ttl=60, grace=180), ["4 tokens are accepted"]),
         (Rotation(ttl=300), ["ttl 5 min"]),
+        # What the documentation says to do about a ttl of 15 to 50 s.
+        (Rotation(ttl=20, grace=120), ["7 tokens are accepted"]),
+        (Rotation(ttl=30, grace=119), ["ttl 30 s, 5 tokens", "5 tokens are accepted"]),
+        (Rotation(ttl=20, window=10), []),
+        (Rotation(ttl=20, window=9), ["ttl 20 s, 9 tokens"]),
+        (Rotation(ttl=30, window=7), []),
+        (Rotation(ttl=30, window=6), ["ttl 30 s, 6 tokens"]),
+        (Rotation(ttl=15, window=50), []),
+        # And about noticing thieves.
+        (Rotation(ttl=5, window=13), []),
+        (Rotation(ttl=5, window=25), []),
+        (Rotation(ttl=60, grace=180), ["4 tokens are accepted"]),
+        (Rotation(ttl=60, window=4, grace=180), []),
+        # Nothing is ever overtaken, whatever the grace.
         (Rotation(ttl=None), ["never change"]),
-        (Rotation(grace=59, ttl=60), ["grace 59 s"]),
-        (Rotation(grace=0, ttl=60, on_copied="refuse"), ["the plain rule of 2011"]),
+        (Rotation(ttl=None, grace=1), ["never change"]),
+        (Rotation(ttl=None, grace=0, on_copied="refuse"), ["never change"]),
+        # How much use the tokens cover is what counts, not the grace alone.
+        (Rotation(ttl=60, grace=1), []),
+        (Rotation(ttl=60, grace=0, on_copied="refuse"), ["goes on"]),
         (Rotation(ttl=60, on_copied="refuse"), ["goes on"]),
+        (Rotation(ttl=5, grace=30), ["7 tokens are accepted: 35 s", "7 tokens are accepted"]),
+        (Rotation(ttl=5, grace=55), ["12 tokens are accepted"]),
+        (Rotation(ttl=5, grace=54), ["12 tokens are accepted"]),
+        (Rotation(ttl=5, grace=50), ["11 tokens are accepted: 55 s", "11 tokens are accepted"]),
+        (Rotation(ttl=5, grace=5, window=2), ["2 tokens are accepted: 10 s"]),
+        (Rotation(ttl=1, grace=1, window=2), ["2 tokens are accepted: 2 s"]),
+        (Rotation(ttl=1e-300, grace=1), ["tokens are accepted: ", "tokens are accepted"]),
+        (Rotation(grace=0, on_copied="refuse"), ["3 tokens are accepted: 15 s", "goes on"]),
+        (Rotation(ttl=20, grace=0, on_copied="refuse"), ["ttl 20 s, 3 tokens", "goes on"]),
     ],
 )
 def test_rotation(rotation: Rotation, expected: list[str]) -> None:
     found = [each.what for each in judged({"rotation": rotation}) if each.severity is not Severity.OK]
-    assert len(found) == len(expected)
-    assert all(words in what for words, what in zip(expected, found, strict=True))
+    assert len(found) == len(expected), found
+    assert all(words in what for words, what in zip(expected, found, strict=True)), found
 
 
 def test_only_what_was_measured_to_refuse_honest_people_is_a_warning() -> None:
-    refusing = [Rotation(ttl=20), Rotation(ttl=40), Rotation(grace=0, on_copied="refuse")]
-    fine = [Rotation(), Rotation(ttl=None), Rotation(ttl=20, grace=120), Rotation(ttl=300), Rotation(grace=30)]
+    refusing = [
+        *(Rotation(ttl=20), Rotation(ttl=40), Rotation(grace=0, on_copied="refuse"), Rotation(grace=30)),
+        *(Rotation(ttl=5, grace=5, window=2), Rotation(ttl=1, grace=1, window=2)),
+    ]
+    fine = [
+        *(Rotation(), Rotation(ttl=None), Rotation(ttl=20, grace=120), Rotation(ttl=300)),
+        Rotation(ttl=60, grace=0, on_copied="refuse"),
+    ]
     assert {worst(judged({"rotation": each})) for each in refusing} == {Severity.WARNING}
     assert {worst(judged({"rotation": each})) for each in fine} == {Severity.NOTE}
+
+
+def advised(page: str) -> list[Rotation]:
+    """The settings that a page names in its table of what to choose, and as ways out of a ttl of 15 to 50 s."""
+    text = (DOCS / page).read_text()
+    chosen = text[text.index("## How to choose") :]
+    table = [line for line in chosen.splitlines() if line.startswith("| ")]
+    calls = [call for line in table for call in re.findall(r"`Rotation\((.*?)\)`", line)]
+    assert len(calls) >= 5
+    return [eval(f"Rotation({call})") for call in calls]
+
+
+def test_what_the_documentation_advises_is_no_warning_but_the_rule_of_2011() -> None:
+    judgements = {each: worst(judged({"rotation": each})) for each in advised("security.md")}
+    warned = [rotation for rotation, severity in judgements.items() if severity is Severity.WARNING]
+    assert warned == [Rotation(grace=0, on_copied="refuse")]
+
+
+def test_each_way_out_of_a_rotation_that_costs_honest_people_is_one() -> None:
+    for ttl in (15, 16, 20, 30, 40, 50):
+        (warning,) = [each for each in judged({"rotation": Rotation(ttl=ttl)}) if each.severity is Severity.WARNING]
+        ways = re.findall(r"(ttl|grace|window)=(\d+)", warning.way_out)
+        assert {name for name, _ in ways} == {"ttl", "grace", "window"}
+        for name, value in ways:
+            changed: dict[str, Any] = {name: int(value)}
+            mended = replace(Rotation(ttl=ttl), **changed)
+            assert worst(judged({"rotation": mended})) in (Severity.OK, Severity.NOTE), mended
 
 
 def test_keys() -> None:
@@ -137,6 +212,10 @@ def test_keys() -> None:
     (guessable,) = [each for each in found if each.severity is Severity.WARNING]
     assert guessable.what == "key 2 of 2 (old) does not look random: it reads like words"
     assert "secret of" not in repr(found)
+
+
+def test_chance_that_repeats_itself_is_a_failure() -> None:
+    assert told(judged({"random_is_secure": False})) == [("failure", "random")]
 
 
 def test_data() -> None:
@@ -156,6 +235,9 @@ def test_data() -> None:
         ({"options": {"collation": {"locale": "de"}}}, [("failure", "collection")]),
         ({"options": {"clusteredIndex": {"key": {"_id": 1}}}}, []),
         ({"index_faults": ["one", "two"]}, [("failure", "indexes")] * 2),
+        ({"options": {"timeseries": {"timeField": "at"}}}, [("failure", "collection")]),
+        ({"holds_foreign": True}, [("failure", "collection")]),
+        ({"holds_foreign": None}, [("note", "collection")]),
         ({"indexes": {"mine": {"key": [("created_at", 1)], "expireAfterSeconds": 60}}}, [("warning", "indexes")]),
         ({"indexes": {"ours": {"key": [("expires_at", 1)], "expireAfterSeconds": 120}}}, []),
     ],
@@ -170,9 +252,13 @@ def test_collections(facts: dict[str, Any], expected: list[tuple[str, str]]) -> 
         ({"write_concern": {"w": 0}}, [("warning", "writes")]),
         ({"write_concern": {"w": 1}}, [("warning", "writes")]),
         ({"write_concern": {"j": True}}, [("warning", "writes")]),
-        ({"write_concern": {"w": 2}}, []),
+        ({"write_concern": {"w": 2}}, [("note", "writes")]),
+        ({"write_concern": {"w": "two_sites"}}, [("note", "writes")]),
         ({"write_concern": {"w": "majority", "j": False}}, [("note", "writes")]),
         ({"retry_writes": False}, [("warning", "topology")]),
+        ({"direct": True}, [("warning", "topology")]),
+        ({"direct": True, "topology": "sharded cluster"}, []),
+        ({"direct": True, "topology": "standalone"}, [("warning", "topology")]),
         ({"topology": "sharded cluster"}, []),
         ({"topology": "standalone", "write_concern": {"w": 1}}, [("note", "writes"), ("warning", "topology")]),
         ({"topology": "standalone", "write_concern": {"w": 1, "j": True}}, [("warning", "topology")]),
@@ -188,6 +274,7 @@ def test_writes(facts: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     [
         ({"version": (6, 0, 5)}, [("note", "server")]),
         ({"version": (7, 0, 0)}, []),
+        ({"open_to_all": True}, [("note", "server")]),
         ({"ttl_monitor": None}, [("note", "server")]),
         ({"ttl_monitor": False}, [("warning", "server")]),
         ({"clock_ahead": 4.9}, []),
@@ -204,8 +291,8 @@ def test_servers(facts: dict[str, Any], expected: list[tuple[str, str]]) -> None
 
 def test_the_clock_says_which_one_is_ahead() -> None:
     ahead, behind = (judged(facts={"clock_ahead": each})[-1].what for each in (30.0, -30.0))
-    assert ahead == "this machine's is 30.0 s ahead of the server's"
-    assert behind == "this machine's is 30.0 s behind the server's"
+    assert ahead == "the engine's is 30.0 s ahead of the server's"
+    assert behind == "the engine's is 30.0 s behind the server's"
 
 
 def test_whatever_is_not_well_says_why_and_what_to_do() -> None:
@@ -215,6 +302,8 @@ def test_whatever_is_not_well_says_why_and_what_to_do() -> None:
         {"timeouts": Timeouts(absolute=90 * 86400)},
         *({"rotation": Rotation(ttl=each)} for each in (None, 5, 20, 600)),
         {"rotation": Rotation(grace=0, on_copied="refuse")},
+        {"rotation": Rotation(ttl=1, grace=1, window=2)},
+        {"random_is_secure": False},
         {"keys": []},
         {"keys": KeyRing(["k" * 32, KEY], ["l" * 32]).keys},
         {"max_data": 2**21},
@@ -222,6 +311,8 @@ def test_whatever_is_not_well_says_why_and_what_to_do() -> None:
     facts: list[dict[str, Any]] = [
         {"exists": False},
         {"options": {"capped": True}, "index_faults": ["missing"]},
+        {"holds_foreign": True, "open_to_all": True},
+        {"holds_foreign": None, "direct": True},
         {"write_concern": {"w": 0}, "ttl_monitor": None},
         {"topology": "standalone", "write_concern": {}, "ttl_monitor": False},
         {"retry_writes": False, "clock_ahead": 500.0, "version": (4, 4, 1)},

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from bson import ObjectId
 from click.testing import CliRunner, Result
 from pymongo import MongoClient
 from pymongo.collection import Collection
@@ -22,7 +23,7 @@ from pymongo.collection import Collection
 from mongosession import MongoStore, Session, SessionEngine
 from mongosession.commands import cli
 from mongosession.inspection import close, connect, gather, measure
-from mongosession.policy import Timeouts
+from mongosession.mongo import FOREIGN
 from mongosession.store import ENDED
 
 from .conftest import CLIENTS, Connect
@@ -201,13 +202,52 @@ def test_each_command_wants_to_know_which_sessions(command: list[str]) -> None:
         (["--engine", "a:b", "--uri", "mongodb://localhost"], "leave --uri and --collection away"),
         (["--uri", "mongodb://localhost", "--collection", "sessions"], "it must be database.collection"),
         (["--uri", "http://localhost", "--collection", "a.b"], "connection string"),
-        (["--uri", "mongodb://localhost", "--collection", "a b.c"], "makes no sense"),
+        (["--uri", "mongodb://localhost", "--collection", "a b.c"], "the collection 'a b.c' makes no sense"),
+        (["--uri", "mongodb+srv://shop.invalid.example", "--collection", "a.b"], "connection string makes no sense"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(arguments: list[str], expected: str) -> None:
     result = run("stats", *arguments)
     assert result.exit_code == 2
     assert expected in complaint(result)
+
+
+@pytest.mark.parametrize("password", ["S3c/ret", "S3c@ret", "S3c:ret", "S3c%ret", "S3c?ret", "S3c#ret", "S3c[ret"])
+def test_no_part_of_a_password_is_shown(password: str) -> None:
+    result = run("stats", "--uri", f"mongodb://user:{password}@localhost:port/", "--collection", "a.b")
+    assert result.exit_code == 2
+    said = complaint(result)
+    assert "percent-encoded?" in said
+    assert not re.search("S3c|ret", said)
+
+
+@pytest.mark.parametrize("code", ["0", "1", "'bye'", ""])
+def test_a_module_that_leaves_is_an_error(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"shop_{uuid4().hex}"
+    (tmp_path / f"{name}.py").write_text(f"import sys\nsys.exit({code})")
+    result = run("check", "--engine", f"{name}:engine")
+    assert result.exit_code == 2
+    assert complaint(result).startswith(f"{name}:engine: SystemExit")
+
+
+CHATTER = """
+print("imported")
+
+def chatter():
+    print("made")
+    return SessionEngine(engine.store, keys=[{key!r}], on_event=print)
+"""
+
+
+def test_what_an_application_prints_is_no_part_of_the_json(shop: Shop, tmp_path: Path) -> None:
+    shop.fill(1, "user:1")
+    name = application(tmp_path, shop.uri, shop.documents.name)
+    with (tmp_path / f"{name}.py").open("a") as module:
+        module.write(CHATTER.format(key=KEY))
+    shown = process("revoke", "--all", "--yes", "--json", "--engine", f"{name}:chatter", cwd=tmp_path)
+    assert json.loads(shown.stdout) == {"ended": 1}
+    assert shown.stderr.startswith("imported\nmade\nEvent(kind=<EventKind.REVOKED")
 
 
 def test_an_engine_on_memory_has_nothing_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,11 +410,50 @@ def test_check_exits_with_0_where_all_is_well(replica_uri: str) -> None:
         client["mongosession_test"].drop_collection(name)
 
 
+def test_check_tells_of_documents_of_others(shop: Shop) -> None:
+    shop.run("setup")
+    shop.fill(1)
+    assert "no sessions" not in shop.run("check").stdout
+    shop.documents.insert_one({"coupon": "SUMMER"})
+    result = shop.run("check")
+    assert result.exit_code == 1
+    assert re.search(r"failure +collection +\S+ holds documents that are no sessions", result.stdout)
+
+
+def test_setup_leaves_a_collection_of_others_as_it_is(shop: Shop) -> None:
+    shop.documents.insert_one({"coupon": "SUMMER", "expires_at": datetime(2020, 1, 1, tzinfo=UTC)})
+    result = shop.run("setup")
+    assert result.exit_code == 1
+    assert "holds documents that are no sessions" in complaint(result)
+    assert set(shop.documents.index_information()) == {"_id_"}
+
+
+def test_check_looks_at_the_engines_own_clock_and_chance(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shop.run("setup")
+    name, sound = (application(tmp_path, shop.uri, shop.documents.name) for _ in range(2))
+    with (tmp_path / f"{name}.py").open("a") as module:
+        module.write(
+            "from mongosession.testing import HandClock, seeded\n"
+            f"left = SessionEngine(engine.store, keys=[{KEY!r}], clock=HandClock(), random=seeded(1))"
+        )
+    found = json.loads(run("check", "--json", "--engine", f"{name}:left").stdout)["findings"]
+    failed = {each["about"]: each["what"] for each in found if each["severity"] == "failure"}
+    assert set(failed) == {"clock", "random"}
+    assert failed["clock"].endswith(" s ahead of the server's")
+    found = json.loads(run("check", "--json", "--engine", f"{sound}:engine").stdout)["findings"]
+    assert [each for each in found if each["severity"] == "failure"] == []
+
+
 async def test_facts_are_the_same_by_either_driver(connect: Connect, driver: str) -> None:
     collection = connect(driver, replica=True, w=1, retryWrites=False, tz_aware=True)
     await MongoStore(collection, clustered=True).setup()
     facts = await gather(MongoStore(collection))
     assert facts.exists
+    assert facts.holds_foreign is False
+    assert (facts.direct, facts.open_to_all) == (False, False)
     assert "clusteredIndex" in facts.options
     assert set(facts.indexes) == {"_id_", "mongosession_expiry", "mongosession_subject"}
     assert facts.index_faults == []
@@ -382,6 +461,20 @@ async def test_facts_are_the_same_by_either_driver(connect: Connect, driver: str
     assert facts.topology == "replica set"
     assert (facts.write_concern, facts.retry_writes, facts.ttl_monitor) == ({"w": 1}, False, True)
     assert abs(facts.clock_ahead) <= facts.clock_error + 0.1
+
+
+async def test_a_client_that_knows_one_server_alone(replica_uri: str, driver: str) -> None:
+    client: Any = CLIENTS[driver](replica_uri.replace("replicaSet=", "directConnection=true&appName="))
+    facts = await gather(MongoStore(client.test.sessions))
+    assert (facts.topology, facts.direct) == ("replica set", True)
+    await close(client.test.sessions)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("127.0.0.1", False), ("localhost", False), ("127.1", True)])
+async def test_a_server_elsewhere_that_serves_anybody(mongod_uri: str, driver: str, name: str, expected: bool) -> None:
+    client: Any = CLIENTS[driver](mongod_uri.replace("127.0.0.1", name))  # 127.1 stands for any name but those of here
+    assert (await gather(MongoStore(client.test.sessions))).open_to_all is expected
+    await close(client.test.sessions)
 
 
 async def test_a_clock_that_is_ahead_is_measured(connect: Connect, driver: str) -> None:
@@ -395,30 +488,35 @@ async def test_a_clock_that_is_ahead_is_measured(connect: Connect, driver: str) 
 # stats.
 
 
+def a_document(now: datetime, **fields: Any) -> dict[str, Any]:
+    """A session that began now and lives for two hours, as the database has it, apart from these fields."""
+    times = dict.fromkeys(("created_at", "renewed_at", "rotated_at", "seen_at"), now)
+    own = {"_id": uuid4().bytes, "epoch": 7, "generation": 3, "expires_at": now + timedelta(hours=2), "data": {}}
+    return times | own | fields
+
+
 async def test_stats_tell_states_ages_and_sizes(connect: Connect, driver: str) -> None:
     collection = connect(driver)
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    timeouts = Timeouts(idle=7200, absolute=20 * 86400)
 
     def a(created: timedelta, seen: timedelta, size: int = 0, **fields: Any) -> dict[str, Any]:
         times = {"created_at": now - created, "seen_at": now - seen}
-        return {"_id": uuid4().bytes, "epoch": 7, "data": {"text": "x" * size}, **times, **fields}
+        return a_document(now, **{"data": {"text": "x" * size}} | times | fields)
 
-    hour, day, minute = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1)
+    hour, day, minute, moment = timedelta(hours=1), timedelta(days=1), timedelta(minutes=1), timedelta(milliseconds=1)
     await collection.insert_many(
         [
             *(a(minute, minute, 1000, subject="user:1") for _ in range(18)),
             a(3 * hour, 1.5 * hour, 5000),
             a(19 * day, minute, 40_000),
-            a(25 * day, 25 * day, 70, idle=90.0 * 86400),  # past the absolute timeout
-            a(25 * hour, 25 * hour, 70, idle=86400.0 * 2),  # a life of its own
-            a(3 * hour, 2 * hour, 70),  # idle to the millisecond
-            a(3 * hour, minute, 70, idle=30.5),
+            a(25 * hour, 25 * hour, 70, expires_at=now + moment),  # whatever this shell's timeouts are
+            a(minute, minute, 70, expires_at=now),
+            a(25 * day, 25 * day, 70, expires_at=now - day, idle=90.0 * 86400),
             a(minute, minute, epoch=ENDED, reason="revoked"),
         ]
     )
-    found = await measure(MongoStore(collection), timeouts, now.timestamp())
-    assert (found.living, found.with_subject, found.expired, found.ended) == (21, 18, 3, 1)
+    found = await measure(MongoStore(collection), now.timestamp())
+    assert (found.living, found.with_subject, found.expired, found.ended, found.foreign) == (21, 18, 2, 1, 0)
     assert found.created == {"1h": 18, "1d": 1, "7d": 1, "30d": 1, "longer": 0}
     assert found.seen == {"1h": 19, "1d": 1, "7d": 1, "30d": 0, "longer": 0}
     overhead = len(b"\x00\x00\x00\x00\x02text\x00\x00\x00\x00\x00\x00\x00")  # of {"text": ""} as BSON
@@ -426,27 +524,44 @@ async def test_stats_tell_states_ages_and_sizes(connect: Connect, driver: str) -
     assert found.data.p95 == 5000 + overhead
     assert found.data.largest == 40_000 + overhead
     assert found.data.total == 18 * 1000 + 5000 + 40_000 + 70 + 21 * overhead
-    assert found.storage.documents == 25
+    assert found.storage.documents == 24
     assert found.storage.bytes > found.data.total
     assert set(found.storage.indexes) == {"_id_"}
     assert found.storage.per_document > 0
 
 
-async def test_the_sizes_of_many_sessions_are_told_within_5_percent(connect: Connect, driver: str) -> None:
+async def test_stats_count_what_is_foreign_and_look_at_nothing_else_of_it(connect: Connect, driver: str) -> None:
     collection = connect(driver)
     now = datetime.now(UTC)
     await collection.insert_many(
-        {"_id": i.to_bytes(16), "epoch": 1, "created_at": now, "seen_at": now, "data": {"text": "x" * (i % 3000)}}
-        for i in range(6000)
+        [
+            a_document(now, data={"a": 1}),
+            a_document(now, data=b"not an object"),  # a session, by all that is asked for
+            {"_id": "theirs", "data": b"binary", "expires_at": now},
+            {"_id": 1, "created_at": "yesterday", "seen_at": [1], "expires_at": "soon"},
+            a_document(now, _id=ObjectId()),
+            a_document(now, epoch="-1"),
+            *({**a_document(now), name: None} for name in ("generation", "renewed_at", "rotated_at", "seen_at")),
+        ]
     )
-    found = await measure(MongoStore(collection), Timeouts(), now.timestamp())
+    found = await measure(MongoStore(collection), now.timestamp())
+    assert (found.living, found.expired, found.ended, found.foreign) == (2, 0, 0, 8)
+    assert sum(found.created.values()) == sum(found.seen.values()) == 2
+    assert await collection.count_documents(FOREIGN) == 8  # what `setup` and `check` go by
+
+
+async def test_the_sizes_of_many_sessions_are_told_within_5_percent(connect: Connect, driver: str) -> None:
+    collection = connect(driver)
+    now = datetime.now(UTC)
+    await collection.insert_many(a_document(now, data={"text": "x" * (i % 3000)}) for i in range(6000))
+    found = await measure(MongoStore(collection), now.timestamp())
     assert found.living == 6000
     assert abs(found.data.median - 1516) < 0.05 * 1516
     assert abs(found.data.p95 - 2866) < 0.05 * 2866
 
 
 async def test_stats_of_nothing(connect: Connect, driver: str) -> None:
-    found = await measure(MongoStore(connect(driver)), Timeouts(), 0.0)
+    found = await measure(MongoStore(connect(driver)), 0.0)
     assert (found.living, found.data.median, found.storage.documents, found.storage.per_document) == (0, 0, 0, 0)
 
 
@@ -459,6 +574,10 @@ def test_stats_are_printed(shop: Shop) -> None:
     assert lines[0].startswith(f"{shop.documents.full_name} at 127.0.0.1:")
     for line in ("living 3", "of a subject 2", "expired, still there 0", "under 1h 3 3"):
         assert line in lines
+    assert "foreign" not in result.stdout
+    shop.documents.insert_one({"coupon": "SUMMER"})
+    assert "foreign, no sessions 1" in [" ".join(line.split()) for line in shop.run("stats").stdout.splitlines()]
+    assert json.loads(shop.run("stats", "--json").stdout)["foreign"] == 1
 
 
 # list.
@@ -472,15 +591,52 @@ def test_a_subjects_sessions_are_listed_the_last_used_first(shop: Shop) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     head, chromium, firefox = result.stdout.splitlines()
     assert head.split() == ["id", "created", "last", "seen", "expires", "description"]
-    assert re.fullmatch(r"[0-9a-f]{32}  \d s ago +\d s ago +in 120 min  .*user_agent: Chromium.*", chromium)
-    assert firefox.endswith("user_agent: Firefox")
+    assert re.fullmatch(r"[0-9a-f]{32}  \d s ago +\d s ago +in 120 min  .*user_agent: 'Chromium'.*", chromium)
+    assert firefox.endswith("user_agent: 'Firefox'")
     listed = json.loads(shop.run("list", "user:1", "--json").stdout)
     assert [each["id"] for each in listed] == [line[:32] for line in (chromium, firefox)]
     assert listed[0]["description"] == {"user_agent": "Chromium", "address": "192.0.2.1"}
     assert datetime.fromisoformat(listed[0]["expires_at"]) > datetime.now(UTC)
 
 
+def test_a_session_lives_for_as_long_as_its_application_says(shop: Shop) -> None:
+    """A shell knows nothing of the application's timeouts: the defaults, or what it has itself, must not count."""
+    now = datetime.now(UTC)
+    seen, hour = now - timedelta(hours=20), timedelta(hours=1)
+    kept, gone = uuid4().bytes, uuid4().bytes
+    shop.documents.insert_many(
+        [
+            a_document(seen, _id=kept, subject="user:1", expires_at=now + 28 * hour),  # its idle timeout is two days
+            a_document(now, _id=gone, subject="user:1", expires_at=now - hour),
+        ]
+    )
+    for environment in ({}, {"MONGOSESSION_IDLE": "60"}):
+        (listed,) = json.loads(shop.run("list", "user:1", "--json", **environment).stdout)
+        assert listed["id"] == kept.hex()
+        assert datetime.fromisoformat(listed["expires_at"]) - now - 28 * hour < timedelta(milliseconds=1)
+        counted = json.loads(shop.run("stats", "--json", **environment).stdout)
+        assert (counted["living"], counted["expired"]) == (1, 1)
+    asked = Terminal(["revoke", "--subject", "user:1", *shop.place], b"n\n")
+    assert "(living now: 1)" in asked.seen
+
+
+def test_no_word_of_a_session_is_lost_on_a_narrow_terminal(shop: Shop) -> None:
+    agent = "Mozilla/5.0(X11;Linuxx86_64;rv:140.0)Gecko/20100101Firefox/140.0"
+    shop.fill(1, "user:1", user_agent=agent)
+    narrow = Terminal(["list", "user:1", *shop.place], b"", columns=80, to_terminal=True)
+    head, *rows = re.sub(r"\x1b\[[\d;]*m", "", narrow.seen).splitlines()
+    assert max(map(len, rows)) <= 80
+    assert agent in "".join(row[head.index("desc") :].strip() for row in rows)
+
+
+def test_a_user_agent_cannot_pass_for_an_address(shop: Shop) -> None:
+    shop.fill(1, "user:1", user_agent="Firefox, address: 192.0.2.1", address="198.51.100.7")
+    shown = " ".join(shop.run("list", "user:1").stdout.split())
+    assert "user_agent: 'Firefox, address: 192.0.2.1', address: '198.51.100.7'" in shown
+
+
 def test_nobodys_sessions_are_an_empty_list(shop: Shop) -> None:
+    shop.run("setup")
     assert shop.run("list", "user:1").stdout == "user:1 has no living sessions\n"
     assert json.loads(shop.run("list", "user:1", "--json").stdout) == []
 
@@ -522,8 +678,73 @@ def test_all_sessions_end(shop: Shop) -> None:
     assert shop.living() == 0
 
 
+def test_documents_of_others_are_left_alone(shop: Shop) -> None:
+    shop.fill(70, "user:1")
+    now = datetime.now(UTC)
+    foreign = [{"_id": 1, "subject": "user:1"}, a_document(now, _id="theirs", subject="user:1"), {"epoch": 1}]
+    shop.documents.insert_many(foreign)
+    assert len(json.loads(shop.run("list", "user:1", "--json").stdout)) == 70
+    one = json.loads(shop.run("list", "user:1", "--json").stdout)[0]["id"]
+    assert shop.run("revoke", one, "--yes").stdout == "ended: 1\n"
+    assert shop.run("revoke", "--subject", "user:1", "--yes").stdout == "ended: 69\n"
+    shop.fill(70)
+    assert shop.run("revoke", "--all", "--yes").stdout == "ended: 70\n"
+    assert json.loads(shop.run("stats", "--json").stdout)["foreign"] == 3
+    assert shop.documents.count_documents({"_id": {"$in": [1, "theirs"]}, "subject": "user:1"}) == 2
+
+
+def test_a_dry_run_counts_and_ends_nothing(shop: Shop) -> None:
+    shop.fill(3, "user:1")
+    shop.fill(2)
+    one = json.loads(shop.run("list", "user:1", "--json").stdout)[0]["id"]
+    for what, count in ([one], 1), (["--subject", "user:1"], 3), (["--subject", "user:2"], 0), (["--all"], 5):
+        assert shop.run("revoke", *what, "--dry-run").stdout == f"would end: {count}\n"  # nobody is asked
+        assert json.loads(shop.run("revoke", *what, "--dry-run", "--yes", "--json").stdout) == {"would_end": count}
+    assert shop.living() == 5
+    shop.run("revoke", one, "--yes")
+    for gone in (one, "0" * 32):
+        again = shop.run("revoke", gone, "--dry-run")
+        assert (again.exit_code, again.stdout) == (1, "would end: 0\n")
+        assert "there is no session of that id" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stats"],
+        ["list", "x"],
+        ["revoke", "--all", "--yes"],
+        ["revoke", "--subject", "x", "--yes"],
+        ["revoke", "0" * 32, "--yes"],
+        ["revoke", "--all", "--dry-run"],
+    ],
+    ids=" ".join,
+)
+def test_a_collection_that_is_not_there_is_no_empty_one(command: list[str], shop: Shop) -> None:
+    place = ["--uri", shop.uri, "--collection", f"{shop.documents.full_name}_typo"]
+    result = run(*command, *place)
+    assert result.exit_code == 1
+    assert complaint(result) == (
+        f"the collection {shop.documents.full_name}_typo is not there: is its name right? (setup creates it)"
+    )
+
+
+@pytest.mark.parametrize("options", [{"viewOn": "other"}, {"timeseries": {"timeField": "at"}}], ids=str)
+@pytest.mark.parametrize("command", [["setup"], ["stats"], ["list", "x"], ["revoke", "--all", "--yes"]], ids=" ".join)
+def test_a_view_or_a_time_series_is_told_by_name(command: list[str], options: dict[str, Any], shop: Shop) -> None:
+    shop.documents.database.create_collection(shop.documents.name, **options)
+    result = shop.run(*command)
+    assert result.exit_code == 1
+    assert "is a view" in (said := complaint(result)) or "is a time series" in said
+
+
 ODD_STORE = """
+import asyncio, sys
 from mongosession import StoreUnavailable
+
+async def never():
+    print("waiting", file=sys.stderr, flush=True)
+    await asyncio.Event().wait()
 
 class OddStore(MongoStore):
     looks = writes = 0
@@ -540,18 +761,21 @@ class OddStore(MongoStore):
     async def update(self, *arguments, **options):
         self.writes += 1
         if self.writes > {writes}:
-            raise StoreUnavailable("the database is away")
+            {then}
         return await super().update(*arguments, **options)
 
 engine = SessionEngine(OddStore(engine.store.collection), keys=["k" * 32])
 """
 
 
-def odd(shop: Shop, folder: Path, **how: object) -> str:
+AWAY = 'raise StoreUnavailable("the database is away")'
+
+
+def odd(shop: Shop, folder: Path, *, overlooks: bool, writes: int, then: str = AWAY) -> str:
     """An application whose store has bad days; its engine."""
     name = application(folder, shop.uri, shop.documents.name)
     with (folder / f"{name}.py").open("a") as module:
-        module.write(ODD_STORE.format(**how))
+        module.write(ODD_STORE.format(overlooks=overlooks, writes=writes, then=then))
     return f"{name}:engine"
 
 
@@ -574,9 +798,16 @@ def test_a_database_that_goes_away_in_between_is_said_with_how_far_it_got(
     assert shop.living() == 30
     assert shop.run("revoke", "--all", "--yes").exit_code == 0
     assert shop.living() == 0
+    shop.fill(130, "user:1")
+    spec = odd(shop, tmp_path, overlooks=False, writes=100)
+    result = run("revoke", "--subject", "user:1", "--yes", "--engine", spec)
+    assert result.exit_code == 3
+    assert complaint(result) == "the database is away; some may have ended before: run it again"
+    assert shop.living() == 30
 
 
 def test_a_subject_that_is_no_utf_8_is_one_line(shop: Shop) -> None:
+    shop.run("setup")
     for arguments in (["list", b"\xff"], ["revoke", "--yes", "--subject", b"\xff"]):
         result = process(*arguments, *shop.place)  # type: ignore[arg-type]  # bytes, as a shell may pass them
         assert (result.returncode, result.stdout) == (2, "")
@@ -608,28 +839,62 @@ def test_where_nobody_can_be_asked_nothing_ends(what: list[str], shop: Shop) -> 
     assert shop.living() == 1
 
 
-class Terminal:
-    """A command at a terminal, and the keys that its operator presses."""
+OWN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C is a signal to whom the terminal belongs
+sys.path.insert(0, os.getcwd())
+sys.argv[0] = "__main__.py"
+from mongosession.__main__ import main
+main()
+"""
 
-    def __init__(self, arguments: Sequence[str], answer: bytes) -> None:
+
+class Terminal:
+    """A command at a terminal, and the keys that its operator presses.
+
+    `answer` is typed at once, or when the terminal shows `once`; `to_terminal` sends the standard output there, too.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        answer: bytes,
+        *,
+        once: bytes = b"",
+        columns: int = 100,
+        to_terminal: bool = False,
+        **options: Any,
+    ) -> None:
         master, slave = pty.openpty()
-        environment = {**os.environ, "MONGOSESSION_KEYS": KEY, "COLUMNS": "100", "TERM": "xterm"}
-        command = [sys.executable, "-m", "mongosession", *arguments]
+        environment = {**os.environ, "MONGOSESSION_KEYS": KEY, "COLUMNS": str(columns), "TERM": "xterm"}
+        command = [sys.executable, "-c", OWN_TERMINAL, *arguments]
         child = subprocess.Popen(
-            command, stdin=slave, stdout=subprocess.PIPE, stderr=slave, env=environment, start_new_session=True
+            command,
+            stdin=slave,
+            stdout=slave if to_terminal else subprocess.PIPE,
+            stderr=slave,
+            env=environment,
+            start_new_session=True,
+            **options,
         )
         os.close(slave)
-        os.write(master, answer)
-        assert child.stdout is not None
         shown = b""
+        typed = False
         try:
-            while part := os.read(master, 4096):
+            while True:
+                if not typed and once in shown:
+                    os.write(master, answer)
+                    typed = True
+                if not (part := os.read(master, 4096)):
+                    break
                 shown += part
         except OSError:  # how Linux says that the other side is closed
             pass
         os.close(master)
-        self.stdout = child.stdout.read().decode()
-        child.stdout.close()
+        self.stdout = ""
+        if child.stdout is not None:
+            self.stdout = child.stdout.read().decode()
+            child.stdout.close()
         self.exit_code = child.wait(30)
         self.seen = shown.decode()
 
@@ -660,6 +925,26 @@ def test_an_operator_says_yes(what: list[str], question: str, shop: Shop) -> Non
     assert (agreed.exit_code, json.loads(agreed.stdout)) == (0, {"ended": ended})
     assert question in agreed.seen
     assert shop.living() == 2 - ended
+
+
+@pytest.mark.parametrize("what", [["--subject", "user:1"], ["--all"], ["ID"]], ids=" ".join)
+def test_ctrl_c_at_the_question_is_a_no(what: list[str], shop: Shop) -> None:
+    shop.fill(2, "user:1")
+    one = json.loads(shop.run("list", "user:1", "--json").stdout)[0]["id"]
+    arguments = ["revoke", *(one if each == "ID" else each for each in what), *shop.place]
+    stopped = Terminal(arguments, b"\x03y\n", once=b"[y/N]:")
+    assert (stopped.exit_code, stopped.stdout) == (1, "")
+    assert stopped.seen.endswith("Aborted!\r\n")
+    assert shop.living() == 2
+
+
+def test_ctrl_c_in_the_middle_tells_how_many_have_ended(shop: Shop, tmp_path: Path) -> None:
+    shop.fill(130)
+    spec = odd(shop, tmp_path, overlooks=False, writes=64, then="await never()")
+    stopped = Terminal(["revoke", "--all", "--yes", "--engine", spec], b"\x03", once=b"waiting", cwd=tmp_path)
+    assert (stopped.exit_code, stopped.stdout) == (1, "")
+    assert "Error: interrupted; 64 were ended before: run it again\r\n" in stopped.seen
+    assert shop.living() == 66
 
 
 def test_long_work_shows_how_far_it_is(shop: Shop) -> None:
@@ -695,7 +980,7 @@ def test_the_documentation_shows_what_the_commands_print(replica_uri: str) -> No
     shown = [
         part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE) if "-m mongosession" in part
     ]
-    assert {shlex.split(part)[3] for part in shown} == set(cli.commands)
+    assert {shlex.split(part.partition("\n")[0])[3] for part in shown} == set(cli.commands)
     with MongoClient[dict[str, Any]](replica_uri) as client:
         shop = Shop(replica_uri, client["mongosession_test"][uuid4().hex])
         for part in shown:

@@ -1,5 +1,6 @@
 """The application of docs/login.md, used as its text says."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,18 @@ def test_log_in_and_out(site: Site) -> None:
     assert browser.get("/devices").status_code == 401
 
 
+@pytest.mark.parametrize("path", ["/login", "/login/password"])
+def test_what_is_no_password_logs_nobody_in(site: Site, path: str) -> None:
+    browser = site.browser()
+    names: list[Any] = ["ann", "nobody", "", None, ["ann"], {}]
+    passwords: list[Any] = ["", None, 0, False, [], {}]
+    forms = [{"name": name, "password": password} for name, password in product(names, passwords)]
+    forms += [*({"name": each} for each in names), *({"password": each} for each in passwords), {}]
+    assert [form for form in forms if browser.post(path, json=form).status_code != 403] == []
+    assert browser.post("/login/code", json={"code": "123456"}).status_code == 409
+    assert browser.get("/devices").status_code == 401
+
+
 def test_a_token_from_before_the_log_in_is_late(site: Site) -> None:
     browser = site.browser()
     browser.get("/login/start")
@@ -83,7 +96,8 @@ def test_two_steps(site: Site) -> None:
     assert browser.post("/login/password", json=ANN | {"password": "?"}).status_code == 403
     assert browser.post("/login/password", json=ANN).status_code == 202
     assert browser.get("/devices").status_code == 401
-    assert browser.post("/login/code", json={"code": "?"}).status_code == 403
+    for wrong in ({"code": "?"}, {"code": None}, {}):
+        assert browser.post("/login/code", json=wrong).status_code == 403
     assert browser.post("/login/code", json={"code": "123456"}).status_code == 204
     assert browser.get("/devices").status_code == 200
     assert browser.post("/login/code", json={"code": "123456"}).status_code == 409
@@ -119,7 +133,8 @@ def test_step_up(site: Site) -> None:
     browser = site.logged_in()
     copy = site.browser(browser.cookies[COOKIE])
     assert browser.post("/dangerous").status_code == 403
-    assert browser.post("/step-up", json={"password": "?"}).status_code == 403
+    for wrong in ({"password": "?"}, {"password": None}, {}):
+        assert browser.post("/step-up", json=wrong).status_code == 403
     assert browser.post("/step-up", json=ANN).status_code == 204
     assert browser.post("/dangerous").status_code == 204
     assert copy.post("/dangerous").status_code == 503

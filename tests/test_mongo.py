@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import bson
@@ -16,8 +17,9 @@ from bson.datetime_ms import DatetimeMS
 from pymongo import MongoClient, WriteConcern
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
+from mongosession.engine import SessionEngine
 from mongosession.errors import DeltaRefused, SetupError, StoreError, StoreUnavailable
-from mongosession.mongo import MongoStore
+from mongosession.mongo import TIMES, MongoStore
 from mongosession.mongod import Mongod
 from mongosession.plan import ending
 from mongosession.policy import Rotation
@@ -121,6 +123,92 @@ async def test_setup_refuses_a_collation(collection: Any) -> None:
     with pytest.raises(SetupError, match=r"has the collation .*'strength': 2"):
         await MongoStore(collection).setup()
     assert await indexes(collection) == {}
+
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+SESSION: dict[str, Any] = {"_id": bytes(16), "epoch": 7, "generation": 3, **dict.fromkeys(TIMES, PAST)}
+
+FOREIGN: list[dict[str, Any]] = [
+    {"_id": 1, "expires_at": PAST, "coupon": "SUMMER"},
+    {**SESSION, "_id": "theirs"},  # looks like one of ours, under an id that is no hash
+    *({name: value for name, value in SESSION.items() if name != missing} for missing in SESSION if missing != "_id"),
+    {**SESSION, "epoch": "7"},
+    {**SESSION, "seen_at": 1.0},
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN, ids=lambda each: ",".join(SESSION.keys() - each.keys()) or "all there")
+async def test_setup_keeps_its_hands_off_the_documents_of_others(collection: Any, foreign: dict[str, Any]) -> None:
+    await created(MongoStore(collection))  # a request was quicker than setup
+    await collection.insert_one(foreign)
+    with pytest.raises(SetupError, match=rf"{collection.name}.* holds documents that are no sessions"):
+        await MongoStore(collection).setup()
+    with pytest.raises(SetupError, match="no sessions"):
+        await SessionEngine(MongoStore(collection), keys=["k" * 32]).setup()
+    assert await indexes(collection) == {}
+    assert await collection.count_documents({}) == 2
+
+
+async def test_setup_puts_back_an_index_among_sessions(collection: Any) -> None:
+    store = MongoStore(collection)
+    await created(store)
+    ended = await created(store, subject="s")
+    await store.update(ended.id, ending(DESTROYED, now=NOW, rotation=Rotation()))
+    await store.setup()
+    assert await indexes(collection) == {"mongosession_expiry": EXPIRY, "mongosession_subject": SUBJECT}
+
+
+async def test_a_start_where_all_is_there_reads_no_document(connect: Connect, driver: str) -> None:
+    sent = Sent()
+    store = MongoStore(connect(driver, listeners=[sent]))
+    await store.setup()
+    sent.commands.clear()
+    await store.setup()
+    assert [next(iter(command)) for command in sent.commands] == ["listCollections", "listIndexes"]
+
+
+async def test_indexes_are_built_for_as_long_as_it_takes(connect: Connect, driver: str, replica_uri: str) -> None:
+    sent = Sent()
+    collection = connect(driver, listeners=[sent], replica=True)
+    record = await created(MongoStore(collection, timeout=30))
+    with MongoClient[dict[str, Any]](replica_uri) as client, client.start_session() as transaction:
+        transaction.start_transaction()
+        other = client[collection.database.name][collection.name]
+        other.update_one({"_id": record.id}, {"$set": {"generation": 4}}, session=transaction)
+        building = asyncio.create_task(MongoStore(collection, timeout=0.2).setup())  # waits for the transaction's lock
+        await asyncio.sleep(1.4)  # more than that timeout and what the event loop adds
+        assert not building.done()
+        transaction.commit_transaction()
+    await building
+    assert await indexes(collection) == {"mongosession_expiry": EXPIRY, "mongosession_subject": SUBJECT}
+    assert not [each for each in sent.commands if {"find", "createIndexes"} & each.keys() and "maxTimeMS" in each]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"viewOn": "other"}, "is a view"),
+        ({"timeseries": {"timeField": "at"}}, "is a time series"),
+        ({"capped": True, "size": 4096}, "is capped"),
+    ],
+)
+@pytest.mark.parametrize("clustered", [False, True])
+async def test_setup_wants_a_plain_collection(
+    collection: Any, options: dict[str, Any], told: str, *, clustered: bool
+) -> None:
+    await collection.database.create_collection(collection.name, **options)
+    with pytest.raises(SetupError, match=told):
+        await MongoStore(collection, clustered=clustered).setup()
+
+
+async def test_listings_pass_over_the_documents_of_others(collection: Any) -> None:
+    store = MongoStore(collection)
+    record = await created(store, subject="s")
+    for number, foreign in enumerate(FOREIGN):
+        own = number.to_bytes(16) if foreign["_id"] == SESSION["_id"] else foreign["_id"]
+        await collection.insert_one({**foreign, "_id": own, "subject": "s"})
+    assert [each.id for each in await listed(store)] == [record.id]
+    assert [each.id for each in await listed(store, "s")] == [record.id]
 
 
 async def test_a_clustered_collection(collection: Any) -> None:

@@ -126,6 +126,28 @@ def test_a_suite_of_others(tmp_path: Path) -> None:
     assert outcome == "3 passed"
 
 
+def test_a_clock_among_the_settings_is_told_where_it_belongs(tmp_path: Path) -> None:
+    outcome = run(
+        tmp_path,
+        test_clock="""
+            import pytest
+
+            from mongosession.testing import HandClock
+
+
+            @pytest.fixture
+            def session_settings():
+                return {"clock": HandClock()}
+
+
+            def test_it(request):
+                with pytest.raises(ValueError, match="override the fixture session_clock instead"):
+                    request.getfixturevalue("session_engine")
+        """,
+    )
+    assert outcome == "1 passed"
+
+
 def test_a_suite_without_sessions_does_not_pay(tmp_path: Path) -> None:
     outcome = run(
         tmp_path,

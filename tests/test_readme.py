@@ -48,8 +48,23 @@ def test_the_code_of_the_documentation_runs(page: Path) -> None:
         exec(compile(block, page.name, "exec"), namespace)
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link may end with: a page's headings, as GitHub makes fragments of them."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_a_heading_is_a_fragment_as_on_github(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("# Your devices\n## `pop_once`, at once: 10 s\n```sh\n# no heading\n```\n")
+    assert anchors(tmp_path / "page.md") == {"your-devices", "pop_once-at-once-10-s"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
-    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
-    assert missing == []
+    targets = [each for each in re.findall(r"\]\(([^)\s]+)", page.read_text()) if "://" not in each]
+    for target in targets:
+        path, _, fragment = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), target
+        assert not fragment or fragment in anchors(there), target

@@ -1,5 +1,7 @@
 """What applications test with: the clock, the jar, the browser, the counters."""
 
+import secrets
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -321,6 +323,14 @@ async def test_an_engine_on_memory_takes_settings() -> None:
     assert cookie != MemoryEngine(clock=clock, keys=["a" * 32]).logged_in("user:42")
     assert (await MemoryEngine(clock=clock).open(cookie)).verdict == "invalid"  # under another key
     assert (await same.open(cookie)).created_at == datetime.fromtimestamp(1_800_000_000, UTC)
+
+
+def test_an_engine_tells_its_clock_and_its_chance() -> None:
+    clock, chance = HandClock(), seeded(3)
+    engine = SessionEngine(MemoryStore(), keys=[KEY], clock=clock, random=chance)
+    assert (engine.clock, engine.random) == (clock, chance)
+    ordinary = SessionEngine(MemoryStore(), keys=[KEY])
+    assert (ordinary.clock, ordinary.random) == (time.time, secrets.token_bytes)
 
 
 def test_every_run_of_a_test_has_the_same_chance() -> None:

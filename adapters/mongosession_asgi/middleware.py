@@ -11,6 +11,8 @@ from mongosession_asgi.types import Application, Receive, Scope, Send
 
 OnOutage = Literal["raise", "anonymous"]
 
+_TELLING = frozenset({b"sec-purpose", b"purpose", b"content-length", b"transfer-encoding"})
+
 
 class SessionMiddleware:
     """Puts the session of each HTTP request and WebSocket into its scope. Nested in itself it passes through.
@@ -48,16 +50,22 @@ class SessionMiddleware:
         self._tokenless = predicate(tokenless, _path)
         self._on_outage: Callable[[Scope], OnOutage] = on_outage if callable(on_outage) else lambda _scope: on_outage
         self._lifespan = lifespan
+        self._mark = f"mongosession.{scope_key}"  # which engine's session it is
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] == "lifespan" and self._lifespan:
+        kind = scope["type"]
+        if kind == "lifespan" and self._lifespan:
             messages = Lifespan(self.engine, receive, send)
             await self.app(scope, messages.receive, messages.send)
-        elif scope["type"] in ("http", "websocket") and not self._skips(scope) and not self._is_open(scope):
-            await self._serve(scope, receive, send)
-        else:
+        elif (
+            kind not in ("http", "websocket")
+            or scope.get(self._mark) is self.engine  # it is open already
+            or self._skips(scope)
+        ):
             await self.app(scope, receive, send)
+        else:
+            await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         websocket = scope["type"] == "websocket"
@@ -71,30 +79,27 @@ class SessionMiddleware:
             await unavailable(send, error, prefix=prefix, refusable=refusable or not websocket)
             return
         scope[self.scope_key] = session
-        scope[f"mongosession.{self.scope_key}"] = self.engine
+        scope[self._mark] = self.engine
         response = Response(self.engine, session, send, websocket=websocket, refusable=refusable)
         await self.app(scope, receive, response.send)
         await response.finish()
 
     async def _open(self, scope: Scope) -> Session:
-        headers: dict[bytes, bytes] = {}
+        headers: dict[bytes, str] = {}
         cookies: list[str] = []
         for name, value in scope["headers"]:
             if name == b"cookie":
                 cookies.append(value.decode("latin-1"))
-            else:
-                headers[name] = value
+            elif name in _TELLING:
+                headers[name] = value.decode("latin-1")
         return await self.engine.open(
             cookies,
-            tokens=not (self._tokenless(scope) or prefetch(_text(headers, b"sec-purpose"), _text(headers, b"purpose"))),
+            tokens=not (self._tokenless(scope) or prefetch(headers.get(b"sec-purpose"), headers.get(b"purpose"))),
             large_body=large_body(
-                scope.get("method", "GET"), _text(headers, b"content-length"), _text(headers, b"transfer-encoding")
+                scope.get("method", "GET"), headers.get(b"content-length"), headers.get(b"transfer-encoding")
             ),
             on_outage=self._on_outage(scope),
         )
-
-    def _is_open(self, scope: Scope) -> bool:
-        return scope.get(f"mongosession.{self.scope_key}") is self.engine
 
 
 def get_session(connection: Any, scope_key: str = "session") -> Session:
@@ -118,8 +123,3 @@ def get_session(connection: Any, scope_key: str = "session") -> Session:
 
 def _path(scope: Scope) -> str:
     return str(scope["path"])
-
-
-def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
-    value = headers.get(name)
-    return None if value is None else value.decode("latin-1")

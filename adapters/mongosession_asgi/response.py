@@ -63,16 +63,20 @@ class Response:
         headers: list[tuple[bytes, bytes]] = list(message.get("headers") or ())
         own = [value.decode("latin-1") for name, value in headers if name.lower() == b"cache-control"]
         try:
-            added = await self._engine.commit(self._session, status=status, cache_control=", ".join(own) or None)
+            added = await self._engine.commit(
+                self._session, status=status, cache_control=", ".join(own) if own else None
+            )
         except StoreUnavailable as error:
             self._replaced = True
             await unavailable(self._send, error, prefix=self._prefix, refusable=self._refusable)
             return
-        if any(name == "Cache-Control" for name, _ in added):
-            headers = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
-        headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in added]
         self._answered = True
-        await self._send({**message, "headers": headers})
+        if added:
+            if own and any(name == "Cache-Control" for name, _ in added):
+                headers = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
+            headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in added]
+            message = {**message, "headers": headers}
+        await self._send(message)
 
 
 async def unavailable(send: Send, error: StoreUnavailable, *, prefix: str = "", refusable: bool = True) -> None:

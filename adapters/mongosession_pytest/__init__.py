@@ -43,6 +43,8 @@ def session_engine(
     """An engine over a memory of its own, with the settings of ``session_settings``."""
     from mongosession.testing import MemoryEngine
 
+    if "clock" in session_settings:
+        raise ValueError("session_settings holds a clock: override the fixture session_clock instead")
     return MemoryEngine(clock=session_clock, **({"on_event": session_events} | session_settings))
 
 
