@@ -244,7 +244,7 @@ def _end(about: Tracker, case: _Case) -> Plan:
         return Plan(events=(Event(EventKind.DROPPED_DESTROY, reason=_IN_COOKIE), *_dropped(case, about, _IN_COOKIE)))
     holds = about.record is not None or about.judgement.verdict not in FRESH
     end = None
-    if about.token is not None and holds and not about.revoked:
+    if about.token is not None and holds and not about.revoked and about.owed != "removal":
         end = Update(session_id(about.token.sid), None, ending(DESTROYED, now=case.now, rotation=case.terms.rotation))
     data = case.delta.from_nothing() if case.delta is not None else {}
     if case.sent:
