@@ -64,6 +64,7 @@ class Settings:
         cookie, rotation, timeouts, max_data: as ``SessionEngine`` has them.
         keys: what ``KeyRing`` tells of its keys; empty: none were given.
         random_is_secure: whether chance is the operating system's.
+        visitors_in_cookies: whether ``anonymous`` is ``"cookie"``.
     """
 
     cookie: Cookie
@@ -72,6 +73,7 @@ class Settings:
     max_data: int
     keys: Sequence[KeyInfo]
     random_is_secure: bool
+    visitors_in_cookies: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +128,7 @@ def findings(facts: Facts, settings: Settings) -> list[Finding]:
         *_keys(settings.keys),
         _random(settings.random_is_secure),
         _data(settings.max_data),
+        *_visitors(in_cookies=settings.visitors_in_cookies),
         *_collection(facts),
         *_writes(facts),
         *_server(facts),
@@ -378,6 +381,18 @@ def _data(max_data: int) -> Finding:
         "docs/scale.md",
         "keep in the session what each request needs, and the rest in collections of its own",
     )
+
+
+def _visitors(*, in_cookies: bool) -> Iterator[Finding]:
+    if in_cookies:
+        yield Finding(
+            Severity.NOTE,
+            "visitors",
+            'anonymous="cookie": their sessions live in a signed cookie',
+            "they can read their data and bring back an older cookie; whoever has the key can make up any",
+            "docs/visitors.md",
+            'session.protect() before secrets and vouchers are stored, or anonymous="database"',
+        )
 
 
 def _collection(facts: Facts) -> Iterator[Finding]:

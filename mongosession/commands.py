@@ -298,6 +298,7 @@ def check(where: Where, as_json: bool) -> None:
             max_data=engine.terms.max_data,
             keys=engine.keys.keys if target.keys else [],
             random_is_secure=engine.random in (secrets.token_bytes, os.urandom),
+            visitors_in_cookies=engine.terms.signed is not None,
         )
         return f"{target.place}, settings of {target.settings}", findings(facts, settings)
 

@@ -395,9 +395,9 @@ class SessionEngine:
         try:
             cookie = await self._carry_out(decided, about)
         except SessionError as error:
-            if before is not None and (
-                uncertain := about.restore(session, before, repeat=isinstance(error, DataError))
-            ):
+            # Of a session that was perhaps created nobody has the token: the next one starts from the same data.
+            repeat = isinstance(error, DataError) or decided.create is not None
+            if before is not None and (uncertain := about.restore(session, before, repeat=repeat)):
                 self._emit(Event(EventKind.DROPPED_WRITE, _hex(about.record), keys=uncertain, reason=str(error)))
             raise
         if about.lost is not None and about.record is not None:
@@ -555,10 +555,13 @@ class SessionEngine:
 
     def _into_cookie(self, decided: Plan, about: Tracker) -> Owed:
         """What the headers have to bring where the store has nothing to do with it."""
-        if decided.keep is None:
-            return "removal" if decided.forget else None
-        about.record, about.signed = decided.keep.record, decided.keep.signed
-        return decided.keep
+        if decided.keep is not None:
+            about.record, about.signed = decided.keep.record, decided.keep.signed
+            return decided.keep
+        if decided.forget:
+            about.record = about.signed = None
+            return "removal"
+        return None
 
     async def _create(self, creation: Creation, about: Tracker) -> Owed:
         await self.store.create(creation.record)

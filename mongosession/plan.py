@@ -244,7 +244,7 @@ def _end(about: Tracker, case: _Case) -> Plan:
         return Plan(events=(Event(EventKind.DROPPED_DESTROY, reason=_IN_COOKIE), *_dropped(case, about, _IN_COOKIE)))
     holds = about.record is not None or about.judgement.verdict not in FRESH
     end = None
-    if about.token is not None and holds and not about.revoked:
+    if about.token is not None and holds and not about.revoked and about.owed != "removal":
         end = Update(session_id(about.token.sid), None, ending(DESTROYED, now=case.now, rotation=case.terms.rotation))
     data = case.delta.from_nothing() if case.delta is not None else {}
     if case.sent:
@@ -348,7 +348,7 @@ def _begin(about: Tracker, case: _Case) -> Plan:
 def _beginning(case: _Case, data: dict[str, Any], subject: str | None) -> Plan:
     """A session begins: in the database, or in its cookie where that is wanted, possible and enough."""
     raw = dump(data)
-    if case.terms.signed is not None and subject is None and not case.protected and not case.early:
+    if case.terms.signed is not None and case.renewal is None and not case.protected and not case.early:
         life = case.life or Life(None, None)
         signed = Signed(case.random(SID_BYTES), case.now, case.now, raw, life.idle, life.persistent)
         if (kept := _kept(case.terms.signed, signed, case)) is not None:

@@ -322,3 +322,9 @@ def test_whatever_is_not_well_says_why_and_what_to_do() -> None:
         assert bad
         assert all(each.why and each.way_out for each in bad)
         assert all("\n" not in text for each in found for text in each)
+
+
+def test_sessions_of_visitors_that_live_in_cookies_are_a_note() -> None:
+    (found,) = [each for each in judged({"visitors_in_cookies": True}) if each.severity is not Severity.OK]
+    assert (found.severity, found.about) == (Severity.NOTE, "visitors")
+    assert "they can read their data" in found.why

@@ -392,6 +392,13 @@ def test_check_before_and_after_setup(shop: Shop) -> None:
     assert all(each.keys() == {"severity", "about", "what", "why", "source", "way_out"} for each in after["findings"])
 
 
+def test_check_tells_of_visitors_whose_sessions_live_in_cookies(shop: Shop) -> None:
+    shop.run("setup")
+    for anonymous, severities in (("cookie", ["note"]), ("database", [])):
+        found = json.loads(shop.run("check", "--json", MONGOSESSION_ANONYMOUS=anonymous).stdout)["findings"]
+        assert [each["severity"] for each in found if each["about"] == "visitors"] == severities
+
+
 def test_check_exits_with_0_where_all_is_well(replica_uri: str) -> None:
     name = uuid4().hex
     place = ["--uri", replica_uri, "--collection", f"mongosession_test.{name}"]

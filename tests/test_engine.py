@@ -2009,3 +2009,13 @@ async def test_real_time_and_chance_are_the_defaults() -> None:
     assert first.id != second.id
     cookie = headers[0]["Set-Cookie"].partition(";")[0]
     assert await engine.open(cookie) == {"a": 1}
+
+
+async def test_a_log_out_that_is_saved_at_once_and_repeated_deletes_the_cookie(world: World) -> None:
+    await world.begin()
+    async with world.browser.visit() as session:
+        session.destroy()
+        await session.save()
+        session.destroy()
+    assert world.browser.jar.header() is None
+    assert world.store.take()[-2:] == ["load", "update"]

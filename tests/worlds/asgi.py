@@ -28,6 +28,8 @@ async def page(request: Request) -> Response:
 async def stream(request: Request) -> Response:
     session = get_session(request)
     session["before"] = True
+    if request.path_params:
+        await session.save()
 
     async def chunks() -> AsyncIterator[str]:
         session["first"] = True
@@ -49,6 +51,8 @@ async def save(request: Request) -> Response:
 
 async def socket(socket: WebSocket) -> None:
     session = get_session(socket)
+    if socket.path_params:
+        await session.save()
     await socket.accept()
     async for key in socket.iter_text():
         session.increment(key)
@@ -66,8 +70,10 @@ async def lifespan(_app: Starlette) -> AsyncGenerator[None, None]:
 app = Starlette(
     routes=[
         Route("/stream", stream),
+        Route("/stream/{saved}", stream),
         Route("/save", save),
         WebSocketRoute("/socket", socket),
+        WebSocketRoute("/socket/{saved}", socket),
         Route("/{page}", page, methods=["GET", "POST"]),
         Route("/{page}/{argument}", page, methods=["GET", "POST"]),
     ],

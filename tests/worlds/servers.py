@@ -33,10 +33,14 @@ class Running(NamedTuple):
     Attributes:
         address: `http://localhost:...`.
         clock: the file with its time, seconds since 1970.
+        journal: the file with what it does.
+        anonymous: where the sessions of visitors live.
     """
 
     address: str
     clock: Path
+    journal: Path
+    anonymous: str
 
     def advance(self, seconds: float) -> None:
         """Let time pass for the server. The file is replaced whole: its readers are other processes."""
@@ -44,22 +48,43 @@ class Running(NamedTuple):
         ahead.write_text(str(float(self.clock.read_text()) + seconds))
         ahead.replace(self.clock)
 
+    def take(self) -> list[str]:
+        """The commands and the events since the last ``take``."""
+        taken = self.journal.read_text().split()
+        os.truncate(self.journal, 0)  # its writers append
+        return taken
+
 
 @contextmanager
-def serving(server: str, driver: str, mongodb_uri: str) -> Generator[Running, None, None]:
-    """Run the site behind a server until the block ends."""
+def serving(
+    server: str, driver: str, mongodb_uri: str, *, anonymous: str = "database", deadline: float = 5
+) -> Generator[Running, None, None]:
+    """Run the site behind a server until the block ends.
+
+    Args:
+        server: a key of `SERVERS`.
+        driver: a key of `CLIENTS`.
+        mongodb_uri: of the database.
+        anonymous: where the sessions of visitors live.
+        deadline: seconds that the database has for each call.
+    """
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
         probe.close()
         clock = Path(folder) / "clock"
         clock.write_text("4e9")
+        journal = Path(folder) / "journal"
+        journal.touch()
         environment = {
             **os.environ,
             "MONGODB_URI": mongodb_uri,
             "DRIVER": driver,
             "COLLECTION": f"{server}_{uuid4().hex}",
             "CLOCK": str(clock),
+            "JOURNAL": str(journal),
+            "DEADLINE": str(deadline),
+            "MONGOSESSION_ANONYMOUS": anonymous,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "adapters")]),
         }
         command = [sys.executable, "-m", *SERVERS[server].format(port=port).split()]
@@ -67,7 +92,9 @@ def serving(server: str, driver: str, mongodb_uri: str) -> Generator[Running, No
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
             try:
                 _await_listening(process, port, Path(folder) / "log")
-                yield Running(f"http://localhost:{port}", clock)
+                running = Running(f"http://localhost:{port}", clock, journal, anonymous)
+                running.take()  # its setting up
+                yield running
             finally:
                 process.terminate()
                 process.wait(timeout=START_SECONDS)

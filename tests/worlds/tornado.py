@@ -31,8 +31,10 @@ class Stream(tornado.web.RequestHandler):
     session: Session
 
     @with_session
-    async def get(self) -> None:
+    async def get(self, saved: str = "") -> None:
         self.session["before"] = True
+        if saved:
+            await self.session.save()
         self.session["first"] = True
         self.write("one ")
         await self.flush()
@@ -57,6 +59,10 @@ class Save(tornado.web.RequestHandler):
 class Socket(WebSocketHandler):
     session: Session
 
+    async def prepare(self) -> None:
+        if self.path_args:
+            await self.session.save()
+
     async def on_message(self, message: str | bytes) -> None:
         assert isinstance(message, str)
         self.session.increment(message)
@@ -72,8 +78,10 @@ async def main(port: int) -> None:
     application = tornado.web.Application(
         [
             ("/stream", Stream),
+            ("/stream/(.*)", Stream),
             ("/save", Save),
             ("/socket", Socket),
+            ("/socket/(.*)", Socket),
             ("/([^/]+)", Page),
             ("/([^/]+)/(.*)", Page),
         ],

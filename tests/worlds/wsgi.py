@@ -17,7 +17,7 @@ def site(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterabl
     session: Session = environ["mongosession"]
     _, page, *rest = environ["PATH_INFO"].split("/")
     if page == "stream":
-        return stream(session, start_response)
+        return stream(session, start_response, saved=bool(rest))
     if page == "save":
         return save(session, start_response)
     reply = act(session, page, rest[0] if rest else "")
@@ -26,8 +26,10 @@ def site(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterabl
     return [body.encode()]
 
 
-def stream(session: Session, start_response: "StartResponse") -> Iterator[bytes]:
+def stream(session: Session, start_response: "StartResponse", *, saved: bool) -> Iterator[bytes]:
     session["before"] = True
+    if saved:
+        wait(session.save())
     start_response("200 OK", [])
     session["first"] = True
     yield b"one "
