@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint soak matrix bench system system-mongod system-bench clean
+.PHONY: help demo test lint search soak matrix bench system system-mongod system-bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -22,12 +22,16 @@ lint: .venv/.dev  ## ruff, mypy, pyright
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-soak: .venv/.dev system  ## the long runs, which `make test` leaves out
-	$(BIN)/pytest -m soak -o faulthandler_timeout=0
+search: .venv/.dev system  ## the long searches: more orders of events, seeds and rounds than `make test` tries
+	$(BIN)/pytest -m search -o faulthandler_timeout=0
+
+# `make soak SOAK="faults rollback"` runs some parts only.
+soak: .venv/.dev system  ## faults, load and attack on real servers, 30 minutes; writes docs/soak
+	$(BIN)/python -m soak $(SOAK)
 
 matrix: .venv/.dev .venv-oldest/.done system  ## every adapter, server and driver, with the latest and the oldest releases
-	$(BIN)/pytest -m "not soak" tests/test_worlds.py
-	.venv-oldest/bin/pytest -m "not soak" tests/test_worlds.py
+	$(BIN)/pytest -m "not search" tests/test_worlds.py
+	.venv-oldest/bin/pytest -m "not search" tests/test_worlds.py
 
 # `make bench BENCH="instructions pages"` runs some parts only.
 bench: system-bench .venv-bench/.done bench/peers/node/node_modules  ## measure, beside peers; writes docs/bench, docs/benchmarks.md

@@ -411,7 +411,7 @@ def test_a_cookie_tossed_beside_the_victims_own(
     assert (welcome > 0) is (jar != "own")  # two cookies of one session: the living one counts; of two: none
 
 
-@pytest.mark.soak
+@pytest.mark.search
 @pytest.mark.parametrize("subject", [None, ATTACKER])
 @pytest.mark.parametrize("attacks", THREE, ids=", ".join)
 def test_three_requests_of_the_attacker(attacks: tuple[str, ...], subject: str | None, runner: asyncio.Runner) -> None:

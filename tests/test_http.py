@@ -268,7 +268,7 @@ async def load(site: Site, *, seconds: float, browsers: int, tabs: int) -> list[
     ("driver", "seconds"),
     [
         ("pymongo", 3.5),
-        *(pytest.param(driver, 10, marks=pytest.mark.soak) for driver in CLIENTS),
+        *(pytest.param(driver, 10, marks=pytest.mark.search) for driver in CLIENTS),
     ],
 )
 async def test_tokens_of_a_twentieth_of_a_second_refuse_nobody(
@@ -352,7 +352,7 @@ WRITES: list[Write] = ["before_response", "after_response"]
     [
         pytest.param(list(zip(CLIENTS, WRITES, strict=True)), 20, 1, id="some"),
         *(
-            pytest.param([way], 20, 15, id="-".join(way), marks=pytest.mark.soak)
+            pytest.param([way], 20, 15, id="-".join(way), marks=pytest.mark.search)
             for way in itertools.product(CLIENTS, WRITES)
         ),
     ],

@@ -146,7 +146,7 @@ def test_the_rule_of_2011_lets_parallel_requests_and_lost_answers_refuse_each_ot
     assert held == {0, 1, 2, 3}  # 0: refused with the newest token that it had ever been given
 
 
-@pytest.mark.soak
+@pytest.mark.search
 @pytest.mark.parametrize("requests", [7, 8])
 @pytest.mark.parametrize("due", [ALWAYS, EITHER], ids=["always due", "due or not"])
 @pytest.mark.parametrize("rotation", [STRICT, BRIEF], ids=["grace 0", "K 4"])
@@ -242,7 +242,7 @@ def test_the_same_where_nobody_had_a_session(pair: tuple[Action, Action]) -> Non
     _check_renewals((*pair, WRITE, READ), DEFAULT, None, None)
 
 
-@pytest.mark.soak
+@pytest.mark.search
 @pytest.mark.parametrize("subject", [None, "ann"])
 @pytest.mark.parametrize("pair", PAIRS, ids=_named)
 def test_what_two_of_five_requests_renew_or_end(pair: tuple[Action, Action], subject: str | None) -> None:

@@ -753,13 +753,13 @@ def test_over_mongodb(mongod_uri: str, driver: str) -> None:
         run_state_machine_as_test(site, settings=settings(STEADY, max_examples=15))
 
 
-@pytest.mark.soak
+@pytest.mark.search
 def test_over_memory_at_length() -> None:
     with over_memory() as site:
         run_state_machine_as_test(site, settings=settings(AT_LENGTH, max_examples=2000))
 
 
-@pytest.mark.soak
+@pytest.mark.search
 def test_over_mongodb_at_length(replica_uri: str, driver: str) -> None:
     with over_mongo(replica_uri, driver) as site:
         run_state_machine_as_test(site, settings=settings(AT_LENGTH, max_examples=150))

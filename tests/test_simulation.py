@@ -303,14 +303,14 @@ def test_a_log_out_ends_a_thief_whom_nothing_betrays(rule: str) -> None:
 # -------------------------------------------------------------------------------------------------------- the long runs
 
 
-@pytest.mark.soak
+@pytest.mark.search
 @pytest.mark.parametrize("rule", RULES)
 def test_the_table_for_honest_browsers(rule: str) -> None:
     found = {name: refusals(simulate(situation, RULES[rule], runs=20, name=name)) for name, situation in HONEST.items()}
     assert found == dict.fromkeys(HONEST, (0, 0))
 
 
-@pytest.mark.soak
+@pytest.mark.search
 def test_the_table_over_grace() -> None:
     """Given: 5 % of the hours. Of 600 of them, 10 %."""
     for name, situation in OVER_GRACE.items():
@@ -318,7 +318,7 @@ def test_the_table_over_grace() -> None:
         assert refusals(simulate(situation, RULES["60 s"], runs=200, name=name)) == (0, 0)
 
 
-@pytest.mark.soak
+@pytest.mark.search
 @pytest.mark.parametrize(
     ("name", "at_5", "at_60"),
     [
@@ -335,7 +335,7 @@ def test_the_table_for_thieves(name: str, at_5: float, at_60: float) -> None:
         assert share == pytest.approx(given, abs=0.1), rule
 
 
-@pytest.mark.soak
+@pytest.mark.search
 @pytest.mark.parametrize("rule", RULES)
 def test_the_rest_of_the_table(rule: str) -> None:
     """Careful thieves: those of large bodies and of short pauses are not noticed, whatever the ttl."""
@@ -347,7 +347,7 @@ def test_the_rest_of_the_table(rule: str) -> None:
             assert share == 1, name
 
 
-@pytest.mark.soak
+@pytest.mark.search
 @pytest.mark.parametrize(
     ("name", "days", "at_5"), [("a page about every 12 s", 1000, 0.001), ("a page about every 3 s", 250, 0.03)]
 )

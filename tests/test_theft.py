@@ -65,7 +65,7 @@ def test_the_results_are_of_this_code(rule: Rotation) -> None:
             assert {outcome.revoked is not None for outcome in outcomes} == {committed == 1}, name
 
 
-@pytest.mark.soak
+@pytest.mark.search
 @pytest.mark.parametrize("rule", settings(), ids=setting)
 def test_the_results_are_of_this_code_throughout(rule: Rotation) -> None:
     for name, situation in (STOLEN | HARDEST).items():

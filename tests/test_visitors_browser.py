@@ -91,7 +91,8 @@ def site() -> Starlette:
             Route("/logout", log_out),
             Route("/plant/{name}/{octets:int}", plant),
         ],
-        middleware=[Middleware(SessionMiddleware, engine=engine)],
+        # A browser asks for an icon of its own accord, at a moment of its own.
+        middleware=[Middleware(SessionMiddleware, engine=engine, skip=["/favicon.ico"])],
     )
 
 

@@ -460,7 +460,7 @@ def test_visits(anonymous: str) -> None:
         run_state_machine_as_test(machine, settings=settings(STEADY, max_examples=200))
 
 
-@pytest.mark.soak
+@pytest.mark.search
 @pytest.mark.parametrize("anonymous", ["cookie", "database"])
 def test_visits_at_length(anonymous: str) -> None:
     with visiting(anonymous) as machine:
