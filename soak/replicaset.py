@@ -61,7 +61,7 @@ class Member:
 
     def __init__(self, number: int, place: Place, directory: Path, log: Path, args: Sequence[str]) -> None:
         self.number = number
-        self.port = _port(place.host) if not place.through else 27017
+        self.port = free_port(place.host) if not place.through else 27017
         self.address = f"{place.host}:{self.port}"
         self.log = log
         self.paused = False
@@ -316,7 +316,7 @@ def wait(condition: Callable[[], Found | None], seconds: float) -> Found:
     return found
 
 
-def _port(host: str) -> int:
+def free_port(host: str) -> int:
     """A free port below those that the kernel gives to clients: no client takes it while its member is away."""
     chance = random.SystemRandom()
     while True:
