@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import pymongo
+from bson import encode
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
@@ -61,6 +62,10 @@ _RAW = CodecOptions(
     uuid_representation=UuidRepresentation.STANDARD,  # as in `values.OPTIONS`: deltas are encoded by the driver
     datetime_conversion=DatetimeConversion.DATETIME_MS,
 )
+
+# For find-and-modify: of a primary that steps down meanwhile, the driver writes into the answer, which has to be a
+# dictionary then, or it neither repeats the command nor raises an error of its own.
+_DECODED = _RAW.with_options(document_class=dict)
 
 # TypeMismatch, BadValue (an operator on a value of another type, 64 bits overrun), and a document beyond 16 MiB.
 _REFUSALS = frozenset({2, 14, 10334, 17419, 17420})
@@ -113,6 +118,8 @@ class MongoStore:
             write_concern=ordinary,
         )
         self._durable = self._ordinary.with_options(write_concern=WriteConcern(w="majority"))
+        self._ordinary_answering = self._ordinary.with_options(codec_options=_DECODED)
+        self._durable_answering = self._durable.with_options(codec_options=_DECODED)
 
     async def setup(self) -> None:
         """Create the two indexes: one expires documents (two minutes late, so that no server's clock is ahead of the
@@ -180,11 +187,12 @@ class MongoStore:
         if subject is not None:
             where["subject"] = subject
         update = _update(changes)
-        collection = self._durable if changes.durable else self._ordinary
         with self._errors(changes.data):
             async with asyncio.timeout(self.timeout + 1):
                 if not changes.confirm:
+                    collection = self._durable if changes.durable else self._ordinary
                     return bool((await collection.update_one(where, update)).matched_count)
+                collection = self._durable_answering if changes.durable else self._ordinary_answering
                 after = await collection.find_one_and_update(
                     where,
                     update,
@@ -211,13 +219,13 @@ class MongoStore:
         """Change one value and say what it was or is: durably, or a failover could give it to two requests."""
         with self._errors(delta):
             async with asyncio.timeout(self.timeout + 1):
-                found = await self._durable.find_one_and_update(
+                found = await self._durable_answering.find_one_and_update(
                     {"_id": id, "epoch": epoch},
                     update,
                     projection={"_id": False, path: True},
                     return_document=which,
                 )
-        return None if found is None else bytes(found["data"].raw)
+        return None if found is None else encode(found["data"], codec_options=_DECODED)
 
     async def find(self, subject: str | None = None) -> AsyncIterator[Record]:
         """See ``Store.find``."""

@@ -1,13 +1,14 @@
 """The application under test: ``python -m soak.application SETTINGS``, one process of it, on uvicorn.
 
 Five routes, each by GET: ``/read``, ``/write?key=K&value=V``, ``/increment?key=K&by=N``, ``/logout``, and
-``/login?subject=S&key=K&value=V``; with ``account=1`` a request is refused with 401 where nobody is logged in, as the pages of an account are.
-The answer is JSON: verdict, subject and data of the session as the request saw or left it.
+``/login?subject=S&key=K&value=V``; with ``account=1`` a request is refused with 401 where nobody is logged in, as the
+pages of an account are. The answer is JSON: verdict, subject and data of the session as the request saw or left it.
 """
 
 import asyncio
 import ctypes
 import json
+import logging
 import os
 import signal
 import socket
@@ -166,7 +167,7 @@ async def run(settings: Settings) -> None:
     config = uvicorn.Config(
         SessionMiddleware(serve, engine),
         port=settings.port,
-        log_level="critical",
+        log_level="error",
         access_log=False,
         lifespan="off",
         timeout_keep_alive=600,  # who asks just when it is closed cannot know what became of that
@@ -179,6 +180,7 @@ async def run(settings: Settings) -> None:
 def main() -> None:
     """Serve with the settings of the command line."""
     die_with(int(sys.argv[2]))
+    logging.getLogger("mongosession").setLevel(logging.CRITICAL)  # an outage is what is asked for here
     settings = Settings(*json.loads(sys.argv[1]))
     asyncio.run(run(settings))
 

@@ -23,7 +23,7 @@ from mongosession.mongo import TIMES, MongoStore
 from mongosession.mongod import Mongod
 from mongosession.plan import ending
 from mongosession.policy import Rotation
-from mongosession.store import DESTROYED, Changes, Stamp
+from mongosession.store import DESTROYED, Changes, Record, Stamp
 from mongosession.values import Delta, load_names
 
 from .conftest import CLIENTS, Connect
@@ -501,6 +501,50 @@ async def test_a_server_that_stops_answering_and_comes_back(own_mongod: Mongod, 
             os.kill(own_mongod.pid, signal.SIGCONT)
         assert await patient.update(record.id, Changes(data=Delta(increment={"n": 1})))
         assert load_names((await reloaded(patient, record)).data) == {"n": 1}
+
+
+@pytest.fixture(scope="module")
+def failing_uri() -> Iterator[str]:
+    """A replica set that can be told to fail."""
+    with Mongod(replica_set=True, args=["--setParameter", "enableTestCommands=1"]) as mongod:
+        yield mongod.uri
+
+
+AT_ONCE: dict[str, tuple[Callable[[MongoStore, Record], Awaitable[object]], object]] = {
+    "confirmed": (lambda store, of: store.update(of.id, Changes({"generation": 4}, confirm=True)), Stamp(7, 4)),
+    "pop": (lambda store, of: store.pop(of.id, "a", epoch=7), bson.encode({"a": 1})),
+    "set_default": (lambda store, of: store.set_default(of.id, "a", 2, epoch=7), bson.encode({"a": 1})),
+}
+
+
+@pytest.mark.parametrize("call", AT_ONCE)
+async def test_a_primary_that_steps_down_while_it_waits_for_the_majority(
+    failing_uri: str, driver: str, call: str
+) -> None:
+    """It has written, and cannot say whether that stands. The driver asks again, and gets the same answer."""
+    ask, answer = AT_ONCE[call]
+    async with connected(driver, failing_uri) as client:
+
+        async def fail(mode: object) -> None:
+            # ExceededTimeLimit: after the codes of a real step-down the driver would look for another member first.
+            error = {"code": 262, "codeName": "ExceededTimeLimit", "errmsg": "the primary steps down"}
+            what = {"failCommands": ["findAndModify"], "errorLabels": ["RetryableWriteError"]}
+            await client.admin.command(
+                {
+                    "configureFailPoint": "failCommand",
+                    "mode": mode,
+                    "data": what | {"writeConcernError": error},
+                }
+            )
+
+        store = MongoStore(client.test[driver])
+        record = await created(store, {"a": 1})
+        await fail({"times": 1})
+        assert await ask(store, record) == answer
+        await fail("alwaysOn")
+        with pytest.raises(StoreUnavailable):  # that error, or none but the end of its time
+            await ask(MongoStore(client.test[driver], timeout=0.2), record)
+        await fail("off")
 
 
 # Construction.
