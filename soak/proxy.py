@@ -30,14 +30,14 @@ Fault = Literal["cut", "hang", "swallow", "mute", "delay", "drip", "midway", "ga
 - "delay": each chunk goes on after `seconds`, either way.
 - "drip": answers go on byte by byte, `seconds` apart.
 - "midway": the first half of an answer goes on, then the connection is closed.
-- "garbage": answers are replaced by as many random bytes.
-- "garble": answers keep their first 21 bytes, and are random from there: in MongoDB's protocol the frame stands.
+- "garbage": answers are replaced by as many random bytes. Healed, the connections that had any are reset.
+- "garble": answers keep their first 25 bytes, and are random from there: in MongoDB's protocol the frame stands.
 """
 
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 _CHUNK = 64 * 1024
-_FRAME = 21  # of OP_MSG: the header of 16 bytes, the flags and the kind of the section
+_FRAME = 25  # of OP_MSG: the header of 16 bytes, the flags, the kind of the section, the length of its document
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger
 
 
@@ -46,7 +46,7 @@ class _Connection:
 
     def __init__(self, *writers: asyncio.StreamWriter) -> None:
         self.writers = writers
-        self.incomplete = False  # bytes of it were lost
+        self.incomplete = False  # bytes of it were lost: it cannot go on
 
     def reset(self) -> None:
         for writer in self.writers:
@@ -79,6 +79,7 @@ class Proxy:
         self._fault: Fault | None = None
         self._seconds = 0.0
         self._connections: set[_Connection] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopped = asyncio.Event()
         self._started = threading.Event()
@@ -137,8 +138,17 @@ class Proxy:
         server.close()
         for connection in list(self._connections):
             connection.reset()
+        await self._become(None, 0.0)
+        if self._handlers:
+            await asyncio.wait(self._handlers, timeout=10)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Not a coroutine: its task would be asyncio's, which complains if it is cancelled in the end."""
+        handler = asyncio.create_task(self._handle(reader, writer))
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._fault == "cut":
             self.counts["cut"] += 1
             _Connection(writer).reset()
@@ -189,6 +199,7 @@ class Proxy:
         if answers and fault == "drip":
             chunk = await self._drip(chunk, writer)
         elif answers and fault in ("midway", "garbage", "garble"):
+            connection.incomplete = fault == "garbage"  # who takes its first bytes for a length may wait for ever
             kept = {"midway": len(chunk) // 2, "garbage": 0, "garble": _FRAME}[fault]
             chunk = chunk[:kept] + (b"" if fault == "midway" else self._random.randbytes(len(chunk) - kept))
         writer.write(chunk)

@@ -11,7 +11,7 @@ from pymongo import MongoClient
 
 from soak.proxy import FAULTS, Fault, Proxy
 
-SAID = b"0123456789abcdef----|" + b"what was said"
+SAID = b"0123456789abcdef----|size" + b"what was said"
 LATEST_SECONDS = 20
 MOMENT = 0.2  # in which nothing comes
 
@@ -168,7 +168,7 @@ def test_an_end_midway(proxy: Proxy) -> None:
     assert proxy.counts["midway"] == 1
 
 
-@pytest.mark.parametrize(("fault", "kept"), [("garbage", 0), ("garble", 21)])
+@pytest.mark.parametrize(("fault", "kept"), [("garbage", 0), ("garble", 25)])
 def test_garbage(proxy: Proxy, fault: Fault, kept: int) -> None:
     with connect(proxy) as client:
         proxy.be(fault)
