@@ -44,6 +44,9 @@ SETTINGS = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 2000}
 
 REJOIN_SECONDS = 60.0
 
+SHOWN = 10
+"""Breaches that are printed."""
+
 
 class Site:
     """An application over a replica set, with users of both kinds.
@@ -239,7 +242,7 @@ def _has(member: Member, mark: str) -> bool:
 
 def _findings(site: Site, rounds: int) -> Result:
     breaches = judge(site.history, accepted=Rotation(ttl=TTL).accepted)
-    for breach in breaches:
+    for breach in breaches[:SHOWN]:
         print(f"{breach.rule}: {breach.message}")
     outcomes = Counter((each.kind, each.outcome) for each in site.history)
     unknown = sum(outcomes[kind, "unknown"] for kind in ("begin", "end", "write", "increment"))
