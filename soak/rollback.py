@@ -44,6 +44,8 @@ SETTINGS = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 2000}
 
 REJOIN_SECONDS = 60.0
 
+ROLLED_BACK = "rotations rolled back"
+
 SHOWN = 10
 """Breaches that are printed."""
 
@@ -67,7 +69,7 @@ class Site:
         self.clock = Shifted()
         self.chance = random.Random(seed)
         self.history: list[Operation] = []
-        self.faults: Counter[str] = Counter()
+        self.faults = Counter({ROLLED_BACK: 0})
         self._client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(uri, heartbeatFrequencyMS=500)
         self._database = self._client.soak
         self.rotating = self._users("rotating", w=1)
@@ -163,7 +165,7 @@ class Site:
             if (token := user.token) is not None:
                 record = await user.engine.store.load(session_id(token.sid))
                 if record is not None and record.epoch == token.epoch:
-                    self.faults["rotations rolled back"] += max(0, token.generation - record.generation)
+                    self.faults[ROLLED_BACK] += max(0, token.generation - record.generation)
 
     async def come_back(self, users: list[Visitor]) -> None:
         """Everybody comes back, the durable users for a moment, and old cookies of ended sessions are tried."""
