@@ -83,8 +83,8 @@ async def _run(uri: str, until: float, seed: int, idle: float) -> Result:
         did=did,
         faults=faults,
         losses=losses,
-        notes="A request that came in time and is answered late prolongs its session from when it came; until the answer, "
-        "others may be refused already.",
+        notes="A request that came in time and is answered late prolongs its session, from when it came; until it is "
+        "answered, others may be refused already.",
     )
 
 
