@@ -206,6 +206,17 @@ async def test_prefetches_and_public_responses_send_nothing_by_themselves(world:
         assert world.happened() == [EventKind.FORCED_NO_STORE]
 
 
+async def test_a_first_cookie_in_a_prefetch_or_a_public_response_is_kept_from_caches(world: World) -> None:
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [({"tokens": False}, {}), ({}, {"cache_control": "public"})]
+    for opening, answering in cases:
+        exchange = world.browser.send()
+        (await exchange.open(**opening))["n"] = 1
+        headers = dict(await exchange.answer(**answering))
+        assert "Set-Cookie" in headers
+        assert headers["Cache-Control"] == "no-store"
+        assert world.happened() == [EventKind.FORCED_NO_STORE]
+
+
 # It moves into the database.
 
 

@@ -162,6 +162,20 @@ async def test_changes_after_the_headers_are_told_once_each(world: World) -> Non
     assert world.events() == []
 
 
+async def test_a_log_in_after_the_headers_takes_back_what_was_stored_with_it(world: World) -> None:
+    """It may belong to a subject that the session does not have."""
+    await visit(world, n=1)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    await exchange.answer()
+    session["card"] = "secret"
+    session.renew(subject="user:42")
+    await session.save()
+    assert (session, session.subject) == ({"n": 1}, None)
+    assert world.happened() == [EventKind.DROPPED_WRITE, EventKind.DROPPED_RENEWAL]
+    assert world.store.take() == []
+
+
 async def test_a_stream_that_outlives_its_session_asks_nobody(world: World) -> None:
     await visit(world, n=1)
     exchange = world.browser.send()
