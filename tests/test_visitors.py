@@ -317,6 +317,16 @@ async def test_a_cookie_under_an_old_key_is_signed_anew_as_soon_as_it_can(world:
     assert world.store.take() == (["create", "load", "load"] if saves else [])
 
 
+async def test_a_cookie_under_the_next_key_is_accepted_and_left_alone(world: World) -> None:
+    """Else servers with either ring would sign it to and fro."""
+    world.browser.engine = world.serve(keys=["b" * 32, KEY], anonymous="cookie")
+    await visit(world, n=1)
+    before = text(world)
+    world.browser.engine = world.serve(keys=[KEY], next_keys=["b" * 32], anonymous="cookie")
+    assert await world.read() == {"n": 1}
+    assert text(world) == before
+
+
 async def test_servers_whose_clocks_differ_share_a_visitor(world: World) -> None:
     ahead = world.serve(ahead=120, anonymous="cookie", timeouts=TIMEOUTS)
     for n, engine in enumerate([world.engine, ahead] * 5):
