@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint search soak matrix bench system system-mongod system-bench clean
+.PHONY: help demo test lint search mutants soak matrix bench system system-mongod system-bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ lint: .venv/.dev  ## ruff, mypy, pyright
 
 search: .venv/.dev system  ## the long searches: more orders of events, seeds and rounds than `make test` tries
 	$(BIN)/pytest -m search -o faulthandler_timeout=0
+
+# `make mutants MUTANTS="epoch upsert"` applies those alone whose file or reason says one of the words.
+mutants: .venv/.dev system  ## break the rules of the core by hand, one at a time: a test has to notice each; 4 minutes
+	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 # `make soak SOAK="faults rollback"` runs some parts only.
 soak: .venv/.dev system  ## faults, load and attack on real servers, 30 minutes; writes docs/soak

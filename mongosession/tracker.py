@@ -248,7 +248,7 @@ class Tracker:
         for key, value in dict.items(data):
             operation = self._operations.get(key)
             known = base.get(key, _MISSING)
-            if value is known and operation is None and (type(value) in IMMUTABLE or not self.accessed):
+            if value is known and operation is None and type(value) in IMMUTABLE:
                 continue
             if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a handler may not be typed
                 raise DataError(f"the session holds the key {key!r}; keys must be str")
@@ -354,7 +354,7 @@ class Tracker:
         self.lost = None
         dict.clear(data)
         self._raw = EMPTY if self.record is None else self.record.data
-        self._size, self._pristine, self._encodings = len(self._raw), None, {}
+        self._base, self._size, self._pristine, self._encodings = _NOTHING, len(self._raw), None, {}
         dict.update(data, self.read())
 
     def revert(self, data: dict[str, Any]) -> None:
@@ -388,7 +388,8 @@ class Tracker:
             return
         self._encodings |= difference.encodings
         self._base = dict(dict.items(data))
-        self._seen = plain_encoding(self._base)
+        seen = plain_encoding(self._base)
+        self._seen = None if seen is None else plainly_encoded(seen)
         self._size = difference.size
         self._operations = _NOTHING
         self.replaced = False

@@ -175,8 +175,9 @@ def plain_encoding(data: Mapping[str, Any]) -> bytes | None:
 
 
 def plainly_encoded(raw: bytes) -> bytes | None:
-    """The same for data that were read, None where names in them are escaped."""
-    return None if b"%" in raw and _ESCAPED.search(raw) else raw
+    """These bytes, where nothing but the same data has them as its plain encoding. None where names in them are
+    escaped, or there is a ``DBRef``, which is written as a dictionary of its parts."""
+    return None if (b"%" in raw and _ESCAPED.search(raw)) or b"$ref\0" in raw else raw
 
 
 def load(raw: bytes) -> dict[str, Any]:

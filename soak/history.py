@@ -6,20 +6,26 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 Kind = Literal["write", "increment", "read", "token", "begin", "end"]
+Outcome = Literal["ok", "failed", "unknown", "refused"]
 
 
 class Operation(NamedTuple):
     """One thing that a client asked of a session, and what came of it.
 
     Attributes:
-        session: which session, as the client names it: its own name and a count of the sessions that it began. It
-            changes with a log-in and with a log-out, never with a rotation.
-        kind: "write" (a key was set), "increment" (of a key, by value), "read" (a key was read, None where there was
-            none), "token" (the client was given a token of generation `value`), "begin" (a log-in), "end" (a log-out).
-        key: the key of the session's data; empty for "token", "begin" and "end".
-        value: what was written, added, read or given.
+        session: which session: that of the cookie that the request carried (for a "begin", and where there was no
+            cookie, the one that it began), as the client names it: its own name and a count of the sessions that it
+            began. It changes with a log-in and with a log-out, never with a rotation.
+        kind: "write" (a key was set, None where it was removed), "increment" (of a key, by value), "read" (a key was
+            read, None where there was none), "token" (the client was given a token of generation `value`), "begin" (a
+            log-in), "end" (a log-out). A request that did several of these is recorded as several operations.
+        key: the key of the session's data; empty for "token", "begin" and "end". It is written or incremented, never
+            both.
+        value: what was written, added, read or given; of a "begin" the session whose cookie it carried, where that was
+            served and its data stay (a visitor's, or the same user's), or None. A text that is written names its
+            session and is not written twice, so that whoever reads it knows where it comes from.
         started: when the client sent it, in seconds of one clock for the whole history.
-        ended: when the answer had come, in seconds of that clock; None if none came.
+        ended: when the answer had come, and its cookie was in the jar, in seconds of that clock; None if none came.
         outcome: "ok" (acknowledged: a 2xx answer), "failed" (an answer that says that nothing was done), "unknown" (no
             answer, or an error after which it may have happened), "refused" (an empty session was served instead).
     """
@@ -30,7 +36,7 @@ class Operation(NamedTuple):
     value: int | str | None
     started: float
     ended: float | None
-    outcome: Literal["ok", "failed", "unknown", "refused"]
+    outcome: Outcome
 
 
 def dump(operations: Iterable[Operation], path: Path) -> None:

@@ -446,6 +446,22 @@ async def test_a_log_in_that_outlives_its_session_shows_only_what_it_set(world: 
     assert await world.read() == {"own": 2}
 
 
+async def test_what_is_stored_once_a_log_in_has_begun_another_session_is_compared_with_that_one(world: World) -> None:
+    await world.begin({"n": 1, "list": [1]})
+    winner, loser = world.browser.send(), world.browser.send()
+    session = await loser.open()
+    (await winner.open()).renew(subject="user:42")
+    await winner.answer()
+    session.renew(subject="user:43")
+    assert await session.save()
+    assert session == {}
+    session["n"] = 1  # as the session held it that was there before
+    session["list"] = [1]
+    await loser.answer()
+    loser.deliver()
+    assert await world.read() == {"n": 1, "list": [1]}
+
+
 async def test_a_save_that_failed_can_be_tried_again(world: World) -> None:
     await world.begin({"hits": 1, "basket": ["tea"]})
     exchange = world.browser.send()

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
@@ -25,6 +26,7 @@ from mongosession import (
 from mongosession.mongod import Mongod
 from mongosession.store import Record
 from mongosession.testing import Browser, Exchange, HandClock, seeded
+from soak.proxy import Fault, Proxy
 
 from .conftest import CLIENTS
 from .world import KEY, World, away, lost
@@ -662,6 +664,29 @@ async def test_a_server_that_is_gone(driver: str) -> None:
             os.kill(mongod.pid, signal.SIGKILL)
             results = await outcomes([changing.answer(), browser.send().open(), engine.setup()])
             assert [type(result) for result in results] == [StoreUnavailable] * 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fault", ["garbage", "garble"])
+async def test_answers_that_make_no_sense(driver: str, mongod: Mongod, fault: Fault, seed: int) -> None:
+    clock = HandClock()
+    address = urlsplit(mongod.uri)
+    assert address.port is not None
+    with Proxy(address.port, seed=seed) as proxy:
+        async with collection_on(driver, f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true") as collection:
+            engine = SessionEngine(MongoStore(collection, timeout=DEADLINE), keys=[KEY], clock=clock)
+            browser = Browser(engine, clock)
+            async with browser.visit() as session:
+                session["basket"] = ["tea"]
+            changing = browser.send()
+            (await changing.open())["basket"].append("milk")
+            proxy.be(fault)
+            results = await outcomes([changing.answer(), browser.send().open(), engine.setup()])
+            assert [type(result) for result in results] == [StoreUnavailable] * 3
+            assert proxy.counts[fault] > 0
+            proxy.heal()
+            async with browser.visit() as session:
+                assert session["basket"] in (["tea"], ["tea", "milk"])
 
 
 # Clocks that differ.

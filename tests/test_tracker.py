@@ -5,6 +5,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from bson.binary import Binary
+from bson.dbref import DBRef
 from bson.int64 import Int64
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from mongosession.rotation import Judgement
 from mongosession.session import Session, tracker
 from mongosession.store import Changes, Record
 from mongosession.tracker import Difference, Tracker
-from mongosession.values import MAX_DEPTH, Delta, dump, load
+from mongosession.values import MAX_DEPTH, Delta, dump, load, prepare
 
 from .building import NOW, Change, a_record, a_session, alike, do, fuzz, no_session, stored
 
@@ -328,6 +330,39 @@ def test_what_is_compared_is_what_was_read_and_not_what_became_of_it() -> None:
     assert delta(session) == Delta(set={"list": [1, {"a%2Eb": 2}, 2]})
     kept.pop()
     assert delta(session) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (1, True),
+        (1, Int64(1)),
+        (1, 1.0),
+        (0.0, -0.0),
+        (b"x", Binary(b"x", 128)),
+        ("1", 1),
+        ([], {}),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        (DBRef("c", 1), {"$ref": "c", "$id": 1}),  # BSON has no type of its own for it
+        ([{"x": DBRef("c", 1)}], [{"x": {"$ref": "c", "$id": 1}}]),
+    ],
+)
+@pytest.mark.parametrize("by_this_request", [False, True])
+def test_a_change_of_nothing_but_the_type_is_one(before: Any, after: Any, *, by_this_request: bool) -> None:
+    for old, new in ((before, after), (after, before)):
+        session = a_session({} if by_this_request else {"key": old})
+        if by_this_request:
+            session["key"] = old
+            settled(session)
+        session["key"] = new
+        assert delta(session) == Delta(set={"key": prepare("key", new)})
+
+
+def test_what_looks_past_the_methods_of_a_session_changes_it_all_the_same() -> None:
+    session = a_session(DATA)
+    dict.__getitem__(session, "list").append(2)
+    assert not session.accessed
+    assert delta(session) == Delta(set={"list": [1, {"a%2Eb": 2}, 2]})
 
 
 # ---------------------------------------------------------------------------------------------------- the second commit

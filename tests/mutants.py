@@ -1,0 +1,570 @@
+"""Mutants: the rules of the core broken by hand, one at a time, and the test file that has to notice.
+
+    make mutants                                # all of them; MUTANTS="epoch upsert" runs those whose reason says so
+    python -m tests.mutants epoch upsert
+
+Each mutant is one text of one file turned into another. It is applied to a copy of the tree, never to the checkout, and
+its test file runs there until the first failure. A mutant that survives fails the run; so does one whose text is not
+found exactly once, or under which the tests do not even start. Each test file has to pass on the unchanged copy first.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+LONGEST = 240.0
+"""Seconds that one test file may take on a busy machine."""
+
+
+class Mutant(NamedTuple):
+    """A rule, broken.
+
+    Attributes:
+        file: which module of the package, without ``.py``.
+        old: what stands there, exactly once.
+        new: what stands there instead.
+        test: the test file that kills it, ``tests/test_<test>.py``.
+        why: what would be wrong.
+    """
+
+    file: str
+    old: str
+    new: str
+    test: str
+    why: str
+
+    @property
+    def path(self) -> Path:
+        """The module's path in the tree."""
+        return Path("mongosession", f"{self.file}.py")
+
+    def applied(self, source: str) -> str:
+        """The module's source with the mutant in it.
+
+        Raises:
+            ValueError: the text is not found exactly once.
+        """
+        if (count := source.count(self.old)) != 1:
+            raise ValueError(f"{self.path} holds {self.old!r} {count} times; it must be there once")
+        return source.replace(self.old, self.new)
+
+
+MUTANTS = (
+    # ------------------------------------------------------------------------------------- rotation: the table's rows
+    Mutant(
+        "rotation",
+        "now >= expiry(record, timeouts)",
+        "now > expiry(record, timeouts)",
+        "rotation",
+        "a session ends at its timeout, not a moment after",
+    ),
+    Mutant(
+        "rotation",
+        "return min(record.seen_at",
+        "return max(record.seen_at",
+        "rotation",
+        "the absolute timeout holds however active the session is",
+    ),
+    Mutant(
+        "rotation",
+        "record.reason not in (None, DESTROYED)",
+        "record.reason is not None",
+        "rotation",
+        "stragglers after a log-out are late: their answers must not begin a session over it",
+    ),
+    Mutant(
+        "rotation",
+        "if token.epoch != record.epoch",
+        "if token.epoch > record.epoch",
+        "rotation",
+        "a token of another epoch is dead, whichever of the two numbers is larger",
+    ),
+    Mutant(
+        "rotation",
+        "now - record.renewed_at < rotation.lateness",
+        "now - record.renewed_at > rotation.lateness",
+        "rotation",
+        "lateness is what follows a renewal, not what follows that",
+    ),
+    Mutant(
+        "rotation",
+        "broken = record.rotated_at - now > DAY",
+        "broken = False",
+        "rotation",
+        "a clock that was a day ahead must not stop rotation until that day",
+    ),
+    Mutant(
+        "rotation",
+        "now - record.rotated_at >= rotation.ttl",
+        "now - record.rotated_at > rotation.ttl",
+        "rotation",
+        "a token is due at the age that the setting names",
+    ),
+    Mutant(
+        "rotation",
+        "mint=token.generation)",
+        "mint=record.generation)",
+        "rotation",
+        "healing writes the presented generation, not the stored one that a failover rolled back",
+    ),
+    Mutant(
+        "rotation",
+        "if behind < rotation.window",
+        "if behind <= rotation.window",
+        "rotation",
+        "the window is as wide as the setting says",
+    ),
+    Mutant(
+        "rotation",
+        "offer=token.generation + 1 if due else None",
+        "offer=record.generation if due else None",
+        "rotation",
+        "who is behind moves one step at a time, or a thief who polls is kept up to date for ever",
+    ),
+    Mutant(
+        "rotation",
+        "if behind < rotation.accepted",
+        "if behind <= rotation.accepted",
+        "rotation",
+        "K newer tokens are one too many",
+    ),
+    Mutant(
+        "rotation",
+        "Verdict.LATE if large_body else Verdict.COPIED",
+        "Verdict.COPIED",
+        "rotation",
+        "an upload that a proxy held back is no theft",
+    ),
+    Mutant(
+        "policy",
+        "max(self.window, 1 + math.ceil(",
+        "max(self.window, math.ceil(",
+        "policy",
+        "K counts the newest token as well",
+    ),
+    Mutant(
+        "policy",
+        "return max(self.grace, 60.0) + SKEW",
+        "return max(self.grace, 60.0)",
+        "policy",
+        "lateness covers the skew of two servers' clocks",
+    ),
+    # ------------------------------------------------------------------------------ plan: what is written and what sent
+    Mutant(
+        "plan",
+        'raised["generation"] = judged.mint',
+        'put["generation"] = judged.mint',
+        "plan",
+        "the generation is a max-register: a slow request must not set it back",
+    ),
+    Mutant(
+        "plan",
+        "Update(record.id, record.epoch, Changes(put=put",
+        "Update(record.id, None, Changes(put=put",
+        "plan",
+        "of two renewals one wins: the loser's cookie must not be handed out as well",
+    ),
+    Mutant(
+        "plan",
+        "Update(record.id, record.epoch, Changes(raised",
+        "Update(record.id, None, Changes(raised",
+        "plan",
+        "a request from before a log-in must not write into the session after it",
+    ),
+    Mutant(
+        "plan",
+        "record.generation if judged.mint is None else judged.mint)",
+        "record.generation)",
+        "plan",
+        "a rotation's token is sent if the write has left its own generation there",
+    ),
+    Mutant(
+        "plan",
+        "confirm=offer is not None",
+        "confirm=False",
+        "plan",
+        "no token without the document's epoch and generation as they are after the write",
+    ),
+    Mutant(
+        "plan",
+        "about.tokens and not public and",
+        "about.tokens and",
+        "plan",
+        "a response that shared caches may keep carries no token",
+    ),
+    Mutant(
+        "plan",
+        "isinstance(about.intent, Renewal) and status < 500",
+        "isinstance(about.intent, Renewal)",
+        "plan",
+        "a 5xx discards a renewal: nobody is half logged in",
+    ),
+    Mutant(
+        "plan",
+        "if about.shut and not logs_in",
+        "if about.shut",
+        "plan",
+        "a late request may log in, or else nobody could",
+    ),
+    Mutant(
+        "plan",
+        "drawn if drawn != other_than else drawn ^ 1",
+        "drawn",
+        "plan",
+        "an epoch is never followed by itself, or the old tokens live on",
+    ),
+    Mutant(
+        "plan",
+        'put = {"epoch": ENDED, ',
+        'put = {"generation": 0, ',
+        "plan",
+        "an ended session has an epoch that no token carries",
+    ),
+    Mutant(
+        "plan",
+        "data=Delta(replace={}), durable=True",
+        "data=Delta(replace={}), durable=False",
+        "plan",
+        "a log-out survives a failover: it is written with w: majority",
+    ),
+    Mutant(
+        "plan",
+        "end=end, essential=True, forget=forget",
+        "end=end, essential=True",
+        "plan",
+        "a log-out deletes the cookie",
+    ),
+    # -------------------------------------------------------------------------------------- engine: carrying that out
+    Mutant(
+        "engine",
+        "if decided.offer is None or stamp != decided.offer.if_then",
+        "if decided.offer is None",
+        "engine",
+        "no token where the write found another epoch or generation there",
+    ),
+    Mutant(
+        "engine",
+        "return await self._look_again(decided.offer, about.record.id)",
+        "return decided.offer.token",
+        "engine",
+        "a token that comes without a write needs the second read, or it may replace a log-in's",
+    ),
+    Mutant(
+        "engine",
+        "Stamp(record.epoch, record.generation) != offer.if_then",
+        "record.epoch != offer.if_then.epoch",
+        "engine",
+        "the second read compares the generation too: a slow response must not throw a browser back",
+    ),
+    Mutant(
+        "engine",
+        "self._revoke(record.id, COPIED, epoch=record.epoch)",
+        "self._revoke(record.id, COPIED)",
+        "engine",
+        "the revocation of a copied session must not end the session of a log-in that came between",
+    ),
+    Mutant(
+        "engine",
+        "if len(sids) > 1:",
+        "if len(sids) > 2:",
+        "engine",
+        "two valid cookies of different sessions: neither is opened, or a planted one could be",
+    ),
+    Mutant(
+        "engine",
+        "token, role = max(presented",
+        "token, role = min(presented",
+        "engine",
+        "of two cookies of one session the newest of the living epoch counts",
+    ),
+    # -------------------------------------------------------------------------------------- keys, tokens, signed data
+    Mutant(
+        "keys",
+        "MAC_BYTES = 16",
+        "MAC_BYTES = 8",
+        "keys",
+        "the MAC has 128 bits",
+    ),
+    Mutant(
+        "keys",
+        "compare_digest(state.digest(), mac)",
+        "compare_digest(state.digest()[: len(mac)], mac)",
+        "keys",
+        "a MAC that is cut short does not verify",
+    ),
+    Mutant(
+        "keys",
+        "hmac.compare_digest(state.digest(), mac)",
+        "state.digest() == mac",
+        "attacks",
+        "the comparison takes the same time wherever the first difference is",
+    ),
+    Mutant(
+        "keys",
+        'domain = f"{purpose}\\0{name}".encode()',
+        "domain = name.encode()",
+        "attacks",
+        "what was made for one purpose verifies for no other",
+    ),
+    Mutant(
+        "keys",
+        'domain = f"{purpose}\\0{name}".encode()',
+        "domain = purpose.encode()",
+        "attacks",
+        "what was made for one cookie's name verifies for no other",
+    ),
+    Mutant(
+        "keys",
+        "state = self._states[0][0].copy()",
+        "state = self._states[-1][0].copy()",
+        "keys",
+        "only the primary key signs: others may not know the next one yet",
+    ),
+    Mutant(
+        "tokens",
+        "if version == VERSION and now < until else",
+        "if version == VERSION and now <= until else",
+        "tokens",
+        "a token ends at its deadline",
+    ),
+    Mutant(
+        "tokens",
+        "if version == VERSION and now < until else",
+        "if now < until else",
+        "tokens",
+        "what another version signs is no token of this one",
+    ),
+    Mutant(
+        "tokens",
+        "if len(text) != _TEXT_LENGTH or",
+        "if len(text) < _TEXT_LENGTH or",
+        "tokens",
+        "the length is checked before any work is spent on a text",
+    ),
+    Mutant(
+        "tokens",
+        'bytes.maketrans(b"-_+/", b"+/..")',
+        'bytes.maketrans(b"-_", b"+/")',
+        "tokens",
+        "a token has one spelling",
+    ),
+    Mutant(
+        "tokens",
+        'return blake2b(sid, digest_size=16, person=b"session id").digest()',
+        "return sid",
+        "tokens",
+        "the database never holds a sid: neither it nor the key alone opens a session",
+    ),
+    Mutant(
+        "signed",
+        'ring.signer("data", cookie_name)',
+        'ring.signer("token", cookie_name)',
+        "signed",
+        "no data verify as a token, and no token as data",
+    ),
+    Mutant(
+        "signed",
+        "inflater.decompress(deflated, MAX_DATA)",
+        "inflater.decompress(deflated)",
+        "signed",
+        "what deflates beyond the limit is not inflated: no bomb goes off",
+    ),
+    Mutant(
+        "cookies",
+        "HttpOnly{secure}",
+        "{secure}",
+        "cookies",
+        "no script reads the token",
+    ),
+    Mutant(
+        "policy",
+        "pattern.fullmatch(value)",
+        "pattern.match(value)",
+        "header_injection",
+        "nothing is smuggled into a header by a setting",
+    ),
+    Mutant(
+        "values",
+        're.compile("[%.$',
+        're.compile("[%.',
+        "values",
+        "no key of a user's is ever an operator",
+    ),
+    # ------------------------------------------------------------------------------------------------- store, MongoDB
+    Mutant(
+        "store",
+        "ENDED = -1",
+        "ENDED = 0",
+        "plan",
+        "the last epoch is none that a token can carry",
+    ),
+    Mutant(
+        "mongo",
+        '{"_id": id, "epoch": {"$ne": ENDED} if epoch is None else epoch}',
+        '{"_id": id}',
+        "stores",
+        "the epoch is in the filter: no write crosses a log-in, none brings an ended session back",
+    ),
+    Mutant(
+        "mongo",
+        "update_one(where, update)",
+        "update_one(where, update, upsert=True)",
+        "stores",
+        "no upsert: a write after the end matches nothing",
+    ),
+    Mutant(
+        "mongo",
+        '"generation": True},\n                    return_document=ReturnDocument.AFTER',
+        '"generation": True},\n                    return_document=ReturnDocument.BEFORE',
+        "stores",
+        "a token is sent by what the document is after the write",
+    ),
+    Mutant(
+        "mongo",
+        '"$max": _fields(changes.raised)',
+        '"$min": _fields(changes.raised)',
+        "stores",
+        "what the session keeps about itself only rises, in whatever order writes arrive",
+    ),
+    Mutant(
+        "mongo",
+        'WriteConcern(w="majority")',
+        "WriteConcern(w=1)",
+        "mongo",
+        "log-ins and log-outs are written with w: majority, whatever the client's defaults",
+    ),
+    Mutant(
+        "mongo",
+        "self._durable if changes.durable else self._ordinary",
+        "self._ordinary",
+        "mongo",
+        "the same, in updates",
+    ),
+    Mutant(
+        "mongo",
+        "read_preference=ReadPreference.PRIMARY",
+        "read_preference=collection.read_preference",
+        "mongo",
+        "lookups read from the primary: a secondary may not know of a log-out yet",
+    ),
+    Mutant(
+        "mongo",
+        '{"_id": id, "epoch": epoch},',
+        '{"_id": id},',
+        "stores",
+        "pop_once and set_default are fenced by the epoch as well",
+    ),
+    Mutant(
+        "mongo",
+        '{"$literal": value}',
+        "value",
+        "stores",
+        "a value that begins with a dollar sign is a text, not another field's value",
+    ),
+)
+
+
+class Run(NamedTuple):
+    """What a test file said.
+
+    Attributes:
+        code: pytest's exit code; 1 where a test failed, -1 where it did not end in time.
+        first: the first test that failed, without the file's name.
+        output: what was printed.
+        took: seconds.
+    """
+
+    code: int
+    first: str
+    output: str
+    took: float
+
+
+@contextmanager
+def a_copy() -> Generator[Path]:
+    """A copy of the tree, without what tools leave there."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+        copy = Path(place, "tree")
+        ignored = shutil.ignore_patterns(".git", ".venv*", "node_modules", "__pycache__", ".*_cache", ".hypothesis")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        yield copy
+
+
+def run(tree: Path, test: str) -> Run:
+    """Run one test file in a tree until its first failure."""
+    paths = os.pathsep.join(map(str, (tree, tree / "adapters")))
+    # Python tells stale bytecode by time and size of the source: mutants of one size may come within the same second.
+    environment = os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not search and not matrix"]
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            [*command, f"tests/test_{test}.py"],
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Run(-1, "", f"no end within {LONGEST:.0f} s", LONGEST)
+    failed = re.search(r"^(?:FAILED|ERROR) tests/\S+?::(\w+(?:::\w+)?)", done.stdout, re.MULTILINE)
+    first = failed[1] if failed else ""
+    return Run(done.returncode, first, done.stdout + done.stderr, time.monotonic() - began)
+
+
+def judge(tree: Path, mutant: Mutant) -> tuple[bool, str]:
+    """Whether a mutant is killed on this copy, and by which test, or what went wrong."""
+    path = tree / mutant.path
+    source = path.read_text()
+    try:
+        path.write_text(mutant.applied(source))
+        said = run(tree, mutant.test)
+    except ValueError as error:
+        return False, f"NOT APPLIED: {error}"
+    finally:
+        path.write_text(source)
+    if said.code == 1:
+        return True, f"{said.first}, {said.took:.1f} s"
+    if said.code == 0:
+        return False, "SURVIVED"
+    return False, f"NO VERDICT, exit code {said.code}:\n{said.output[-2000:]}"
+
+
+def main() -> int:
+    """Apply the mutants one by one. Returns 1 if one is not killed."""
+    options = argparse.ArgumentParser(prog="python -m tests.mutants", description="Break the rules, one at a time.")
+    options.add_argument("words", nargs="*", help="only mutants whose file or reason holds one of these words")
+    words = options.parse_args().words
+    chosen = [each for each in MUTANTS if not words or any(word in f"{each.file} {each.why}" for word in words)]
+    began, failures = time.monotonic(), 0
+    with a_copy() as tree:
+        for test in sorted({each.test for each in chosen}):
+            said = run(tree, test)
+            print(f"unchanged   tests/test_{test}.py: {'passes' if said.code == 0 else 'FAILS'}, {said.took:.1f} s")
+            if said.code != 0:
+                print(said.output[-4000:])
+                return 1
+        for number, mutant in enumerate(chosen, 1):
+            killed, words_of_it = judge(tree, mutant)
+            failures += not killed
+            print(f"{number:2} {'killed  ' if killed else '!!!!!!!!'} {mutant.path}: {mutant.why}")
+            print(f"            tests/test_{mutant.test}.py: {words_of_it}", flush=True)
+    print(f"{len(chosen) - failures} of {len(chosen)} mutants killed in {time.monotonic() - began:.0f} s")
+    return int(failures > 0 or not chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
