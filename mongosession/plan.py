@@ -373,16 +373,15 @@ def _stay_or_move(about: Tracker, record: Record, signed: Signed, case: _Case) -
     if case.sent:
         return Plan(events=_dropped(case, about, _IN_COOKIE), revert=case.renewal is not None)
     moves = case.renewal is not None or case.protected or case.early
-    shaped = _shaped(record, case)
-    changed = case.delta is not None or (shaped.idle, shaped.persistent) != (record.idle, record.persistent)
+    shaped, data = _shaped(record, case), record.data
+    if case.delta is not None:
+        data = dump({encode_name(key): prepare(key, value) for key, value in dict.items(case.session)})
+    changed = (data, shaped.idle, shaped.persistent) != (record.data, record.idle, record.persistent)
     seen_at = about.judgement.now
     idle = case.terms.timeouts.idle if record.idle is None else record.idle
     due = case.may_send and (about.resend or seen_at - record.seen_at >= idle / TOUCHES)
     if not (moves or changed or due):
         return Plan()
-    data = record.data
-    if case.delta is not None:
-        data = dump({encode_name(key): prepare(key, value) for key, value in dict.items(case.session)})
     if not moves and case.terms.signed is not None:
         signed = Signed(signed.sid, record.created_at, seen_at, data, shaped.idle, shaped.persistent)
         if (kept := _kept(case.terms.signed, signed, case)) is not None:
