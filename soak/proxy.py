@@ -30,7 +30,7 @@ Fault = Literal["cut", "hang", "swallow", "mute", "delay", "drip", "midway", "ga
 - "delay": each chunk goes on after `seconds`, either way.
 - "drip": answers go on byte by byte, `seconds` apart.
 - "midway": the first half of an answer goes on, then the connection is closed.
-- "garbage": answers are replaced by as many random bytes.
+- "garbage": answers are replaced by as many random bytes. Healed, the connections that had any are reset.
 - "garble": answers keep their first 25 bytes, and are random from there: in MongoDB's protocol the frame stands.
 """
 
@@ -46,7 +46,7 @@ class _Connection:
 
     def __init__(self, *writers: asyncio.StreamWriter) -> None:
         self.writers = writers
-        self.incomplete = False  # bytes of it were lost
+        self.incomplete = False  # bytes of it were lost: it cannot go on
 
     def reset(self) -> None:
         for writer in self.writers:
@@ -199,6 +199,7 @@ class Proxy:
         if answers and fault == "drip":
             chunk = await self._drip(chunk, writer)
         elif answers and fault in ("midway", "garbage", "garble"):
+            connection.incomplete = fault == "garbage"  # who takes its first bytes for a length may wait for ever
             kept = {"midway": len(chunk) // 2, "garbage": 0, "garble": _FRAME}[fault]
             chunk = chunk[:kept] + (b"" if fault == "midway" else self._random.randbytes(len(chunk) - kept))
         writer.write(chunk)

@@ -35,12 +35,14 @@ class Running(NamedTuple):
         clock: the file with its time, seconds since 1970.
         journal: the file with what it does.
         anonymous: where the sessions of visitors live.
+        pid: the id of its first process.
     """
 
     address: str
     clock: Path
     journal: Path
     anonymous: str
+    pid: int
 
     def advance(self, seconds: float) -> None:
         """Let time pass for the server. The file is replaced whole: its readers are other processes."""
@@ -92,7 +94,7 @@ def serving(
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
             try:
                 _await_listening(process, port, Path(folder) / "log")
-                running = Running(f"http://localhost:{port}", clock, journal, anonymous)
+                running = Running(f"http://localhost:{port}", clock, journal, anonymous, process.pid)
                 running.take()  # its setting up
                 yield running
             finally:
