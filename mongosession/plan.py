@@ -107,6 +107,18 @@ class Plan(NamedTuple):
         return self.update is None and self.offer is None and self.end is None and self.create is None
 
     @property
+    def upkeep(self) -> bool:
+        """Whether it is a rotation or a touch and nothing else: what another request may have begun as well."""
+        if self.update is None or self.essential or self.update.changes.put:
+            return False
+        offered = None if self.offer is None else self.offer.token.generation
+        return self.update.changes.raised.get("generation") == offered
+
+    def spared(self) -> "Plan":
+        """The same without its write: another request makes it, and sends its token."""
+        return self._replace(update=None, offer=None)
+
+    @property
     def writes(self) -> bool:
         """Whether it writes a session, and not only the end of one."""
         return self.update is not None or self.create is not None or self.keep is not None
