@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack
 
 from mongosession import cookies
+from mongosession.begun import Begun
 from mongosession.errors import DataError, DeltaRefused, SessionError, StoreError, StoreUnavailable
 from mongosession.events import Event, EventKind, Verdict
 from mongosession.http import is_public
@@ -108,6 +109,7 @@ class SessionEngine:
         self._clock = clock
         self._random = random
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._begun = Begun()
         self._calls = Calls(self._save, self._pop_once, self._set_default)
 
     @classmethod
@@ -370,6 +372,11 @@ class SessionEngine:
         )
         if decided.nothing:
             return [("Vary", "Cookie")] if decided.vary else []
+        if (update := decided.update) is not None:
+            if decided.upkeep and self._begun.spares(update, about.judgement.now):
+                decided = decided.spared()
+            else:
+                self._begun.begin(update, now)
         before = about.state() if early or sent else None  # those may be tried again
         if decided.revert:
             about.revert(session)
@@ -570,6 +577,7 @@ class SessionEngine:
         return creation.token
 
     async def _update(self, decided: Plan, update: Update, about: Tracker) -> Owed:
+        stamp: Stamp | bool = False
         try:
             stamp = await self.store.update(update.id, update.changes, epoch=update.epoch)
         except DeltaRefused as error:
@@ -579,6 +587,8 @@ class SessionEngine:
                 raise
             self._emit(Event(EventKind.STORE_FAILED, update.id.hex(), reason=str(error)))
             return None
+        finally:
+            self._begun.end(update, self._now() if stamp else None)
         if not stamp:
             return await self._unmatched(decided, about)
         assert about.record is not None  # noqa: S101  # for the type checkers: an update is of a session that is held

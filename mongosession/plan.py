@@ -107,6 +107,18 @@ class Plan(NamedTuple):
         return self.update is None and self.offer is None and self.end is None and self.create is None
 
     @property
+    def upkeep(self) -> bool:
+        """Whether it is a rotation or a touch and nothing else: what another request may have begun as well."""
+        if self.update is None or self.essential or self.update.changes.put:
+            return False
+        offered = None if self.offer is None else self.offer.token.generation
+        return self.update.changes.raised.get("generation") == offered
+
+    def spared(self) -> "Plan":
+        """The same without its write: another request makes it, and sends its token."""
+        return self._replace(update=None, offer=None)
+
+    @property
     def writes(self) -> bool:
         """Whether it writes a session, and not only the end of one."""
         return self.update is not None or self.create is not None or self.keep is not None
@@ -361,16 +373,15 @@ def _stay_or_move(about: Tracker, record: Record, signed: Signed, case: _Case) -
     if case.sent:
         return Plan(events=_dropped(case, about, _IN_COOKIE), revert=case.renewal is not None)
     moves = case.renewal is not None or case.protected or case.early
-    shaped = _shaped(record, case)
-    changed = case.delta is not None or (shaped.idle, shaped.persistent) != (record.idle, record.persistent)
+    shaped, data = _shaped(record, case), record.data
+    if case.delta is not None:
+        data = dump({encode_name(key): prepare(key, value) for key, value in dict.items(case.session)})
+    changed = (data, shaped.idle, shaped.persistent) != (record.data, record.idle, record.persistent)
     seen_at = about.judgement.now
     idle = case.terms.timeouts.idle if record.idle is None else record.idle
     due = case.may_send and (about.resend or seen_at - record.seen_at >= idle / TOUCHES)
     if not (moves or changed or due):
         return Plan()
-    data = record.data
-    if case.delta is not None:
-        data = dump({encode_name(key): prepare(key, value) for key, value in dict.items(case.session)})
     if not moves and case.terms.signed is not None:
         signed = Signed(signed.sid, record.created_at, seen_at, data, shaped.idle, shaped.persistent)
         if (kept := _kept(case.terms.signed, signed, case)) is not None:

@@ -214,7 +214,7 @@ class Turn(NamedTuple):
     """One move: the step, the request that takes it, and what came of a plan that was carried out: the generation of
     the token sent, and whether the document changed at all."""
 
-    step: Literal["leaves", "looked up", "refused", "carried out", "delivered"]
+    step: Literal["leaves", "looked up", "refused", "carried out", "spared", "delivered"]
     request: Request
     sent: int | None = None
     wrote: bool = False
@@ -281,13 +281,17 @@ def _token(generation: int) -> Token:
     return Token(_SID, _EPOCH, generation, deadline(PAST, TIMEOUTS.absolute))
 
 
-def rotations(rule: Rule, requests: int, due: tuple[bool, ...] = (True,)) -> Search[Rotating, Turn]:
+def rotations(
+    rule: Rule, requests: int, due: tuple[bool, ...] = (True,), *, spares: bool = False
+) -> Search[Rotating, Turn]:
     """All orders of some requests of one browser.
 
     Args:
         rule: what is done to them.
         requests: how many.
         due: whether the newest token can be due at a lookup, or not, or either.
+        spares: any request that would rotate the token may be spared that, whether another one does it or not: more
+            than any memory of what has begun can bring about.
     """
 
     def moves(state: Rotating) -> Iterator[tuple[Turn, Rotating]]:
@@ -310,6 +314,8 @@ def rotations(rule: Rule, requests: int, due: tuple[bool, ...] = (True,)) -> Sea
                 after, sent, wrote = rule.ends(request.token, request.known, request.due, newest)
                 left = others if sent is None else _with(others, Request("answered", sent))
                 yield Turn("carried out", request, sent, wrote), Rotating(ready, after, jar, held, left)
+                if spares and request.due and request.token == request.known:
+                    yield Turn("spared", request), state._replace(requests=others)
             else:
                 yield (
                     Turn("delivered", request),

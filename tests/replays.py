@@ -43,16 +43,14 @@ class Outcome(NamedTuple):
 
 
 class Replays:
-    """An engine whose requests are done again and again.
+    """Requests that are done again and again, each by an engine of its own, which remembers nothing of others.
 
     Args:
-        settings: of the engine: `keys`, `rotation`, `cookie`.
+        settings: of the engines: `keys`, `rotation`, `cookie`.
     """
 
     def __init__(self, **settings: Any) -> None:
-        self.index = 0
-        self.engine = SessionEngine(MemoryStore(), clock=lambda: NOW, random=self._random, **settings)
-        self._chance = drawn(0)
+        self._settings = settings
         self._done: dict[tuple[int, str | None, Met], Outcome] = {}
 
     def request(
@@ -73,15 +71,15 @@ class Replays:
         return self._done[key]
 
     async def _request(self, index: int, handle: Callable[[Session], object], cookie: str | None, met: Met) -> Outcome:
-        self._chance = drawn(index)
-        self.engine.store = store = _Script(met)
+        store = _Script(met)
+        engine = SessionEngine(store, clock=lambda: NOW, random=drawn(index), **self._settings)
         verdict, subject, saw, became = None, None, frozenset[str](), None
         headers: list[tuple[str, str]] = []
         try:
-            session = await self.engine.open(cookie)
+            session = await engine.open(cookie)
             verdict, subject, saw = session.verdict, session.subject, frozenset(session)
             handle(session)
-            headers = await self.engine.commit(session)
+            headers = await engine.commit(session)
             became = session.subject
         except _NotYet:
             pass
@@ -97,9 +95,6 @@ class Replays:
             store.creates,
             lines[0] if over and lines else None,
         )
-
-    def _random(self, size: int) -> bytes:
-        return self._chance(size)
 
 
 class _NotYet(StoreUnavailable):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any, NamedTuple, TypeVar
 
+from mongosession.begun import Begun
 from mongosession.engine import MAX_DATA
 from mongosession.events import Verdict
 from mongosession.memory import MemoryStore
@@ -55,12 +56,16 @@ class Server:
         writes: the same: creations and updates.
         fell_back: requests whose token was older than the window but opened the session: an event each.
         revoked: sessions ended because an overtaken token was presented.
+        remembers: the rotations that it has begun, so that parallel requests leave them to one.
     """
+
+    remembers = False
 
     def __init__(self, rotation: Rotation, random_bytes: Callable[[int], bytes]) -> None:
         self._terms = Terms(rotation, Timeouts(), MAX_DATA)
         self._random = random_bytes
         self._store = MemoryStore()
+        self._begun = Begun()
         self.reads = 0
         self.writes = 0
         self.fell_back = 0
@@ -89,7 +94,12 @@ class Server:
 
     def commit(self, session: Session, now: float) -> Sent | None:
         """See ``SessionEngine.commit``."""
-        decided = plan(session, self._terms, now=_milliseconds(now), random=self._random)
+        now = _milliseconds(now)
+        decided = plan(session, self._terms, now=now, random=self._random)
+        if decided.update is not None and self.remembers:
+            if decided.upkeep and self._begun.spares(decided.update, tracker(session).judgement.now):
+                return None
+            self._begun.begin(decided.update, now)
         if decided.end is not None and not self._update(decided.end) and decided.create is None:
             return None
         if decided.create is not None:
@@ -97,6 +107,7 @@ class Server:
         offer = decided.offer
         if decided.update is not None:
             stamp = self._update(decided.update)
+            self._begun.end(decided.update, now if stamp else None)
             if not stamp:
                 return None if decided.instead is None else self._create(decided.instead)
         elif offer is not None:
@@ -118,6 +129,12 @@ class Server:
     def _load(self, id: bytes) -> Record | None:
         self.reads += 1
         return _at_once(self._store.load(id))
+
+
+class OneProcess(Server):
+    """The same where all requests come to one process; a ``Server`` is so many that no two of a page do."""
+
+    remembers = True
 
 
 class Careless(Server):

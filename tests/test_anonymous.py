@@ -95,6 +95,15 @@ async def test_set_cookie_only_when_something_changed_or_the_timeout_has_to_move
         assert headers["Vary"] == "Cookie"
 
 
+async def test_what_is_stored_again_as_it_was_is_no_change(world: World) -> None:
+    await visit(world, n=1, basket=["tea"])
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session.clear()
+    session.update(n=1, basket=["tea"])
+    assert await exchange.answer() == [("Vary", "Cookie")]
+
+
 async def test_nested_changes_are_noticed(world: World) -> None:
     await visit(world, basket={"tea": [1]})
     async with world.browser.visit() as session:
@@ -140,6 +149,18 @@ async def test_a_life_of_its_own(world: World) -> None:
     assert await world.read() == {}
 
 
+async def test_whether_the_cookie_outlives_the_browser_can_change_alone(world: World) -> None:
+    await visit(world, n=1)
+    for persistent, aged in ((False, False), (True, True), (None, True)):
+        for sent in (True, False):
+            exchange = world.browser.send()
+            (await exchange.open()).set_expiry(persistent=persistent)
+            line = dict(await exchange.answer()).get("Set-Cookie", "")
+            exchange.deliver()
+            assert bool(line) is sent
+            assert ("Max-Age" in line) is (sent and aged)
+
+
 async def test_a_log_out_deletes_the_cookie(world: World) -> None:
     await visit(world, n=1)
     async with world.browser.visit() as session:
@@ -182,6 +203,17 @@ async def test_prefetches_and_public_responses_send_nothing_by_themselves(world:
         exchange = world.browser.send()
         (await exchange.open(**opening))["n"] = 2
         assert dict(await exchange.answer(**answering))["Cache-Control"] == "no-store"
+        assert world.happened() == [EventKind.FORCED_NO_STORE]
+
+
+async def test_a_first_cookie_in_a_prefetch_or_a_public_response_is_kept_from_caches(world: World) -> None:
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [({"tokens": False}, {}), ({}, {"cache_control": "public"})]
+    for opening, answering in cases:
+        exchange = world.browser.send()
+        (await exchange.open(**opening))["n"] = 1
+        headers = dict(await exchange.answer(**answering))
+        assert "Set-Cookie" in headers
+        assert headers["Cache-Control"] == "no-store"
         assert world.happened() == [EventKind.FORCED_NO_STORE]
 
 
@@ -441,6 +473,30 @@ async def test_a_replay_brings_back_a_visitors_data_and_no_more(world: World) ->
     world.clock.advance(601)
     async with thief.visit() as session:
         assert session.subject is None
+
+
+async def test_a_replay_takes_the_data_along_into_the_account_that_it_logs_in_to(world: World) -> None:
+    await visit(world, basket=["tea"])
+    thief = Browser(world.engine, world.clock)
+    thief.jar = world.browser.jar.copy()
+    async with thief.visit() as session:
+        session.renew(subject="thief")
+    async with thief.visit() as session:
+        assert (session, session.subject) == ({"basket": ["tea"]}, "thief")
+    assert await world.read() == {"basket": ["tea"]}
+
+
+async def test_who_has_the_key_and_the_cookies_name_makes_sessions_of_visitors_and_of_no_user(world: World) -> None:
+    other = World(anonymous="cookie", timeouts=Timeouts(idle=600, absolute=86400))  # staging, with production's key
+    await visit(other, role="admin")
+    world.browser.jar = other.browser.jar.copy()
+    async with world.browser.visit() as session:
+        assert (session, session.subject) == ({"role": "admin"}, None)
+    async with other.browser.visit() as session:
+        log_in(session)
+    world.browser.jar = other.browser.jar.copy()
+    async with world.browser.visit() as session:
+        assert (session, session.subject) == ({}, None)
 
 
 async def test_data_over_the_limit_are_an_error_here_too(world: World) -> None:

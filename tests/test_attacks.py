@@ -11,6 +11,7 @@ import re
 import textwrap
 import time
 import tracemalloc
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,12 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from mongosession import Cookie, MemoryStore, SessionEngine, Verdict
-from mongosession.keys import KeyRing, Signer
+from mongosession.keys import MAC_BYTES, KeyRing, Signer
+from mongosession.signed import Signed, SignedCodec
 from mongosession.tokens import Token, TokenCodec
 from mongosession_asgi import SessionMiddleware, get_session
 
+from .building import stored
 from .servers import serve
 from .world import KEY, World
 
@@ -173,6 +176,24 @@ async def test_a_token_of_another_collection(world: World) -> None:
     await other.begin(subject="user:42")
     session = await world.engine.open(other.browser.jar.header())
     assert (session, session.subject, session.verdict) == ({}, None, "ended")
+
+
+@pytest.mark.parametrize("anonymous", ["database", "cookie"])
+async def test_what_was_signed_for_another_purpose(anonymous: str) -> None:
+    """A token under the MAC of data, data under that of a token: neither verifies, whichever sessions there are."""
+    world = World(anonymous=anonymous)
+    await world.begin(subject="user:42")
+    _, _, token = str(world.browser.jar.header()).partition("=")
+    data = SignedCodec(world.engine.keys, NAME).write(Signed(bytes(16), world.clock(), world.clock(), stored({"a": 1})))
+    world.store.take()
+    for text, purpose in ((token, "data"), (str(data), "token"), (token, "mail"), (str(data), "mail")):
+        payload = urlsafe_b64decode(text + "=" * (-len(text) % 4))[:-MAC_BYTES]
+        other = urlsafe_b64encode(payload + world.engine.keys.signer(purpose, NAME).sign(payload)).decode().rstrip("=")
+        session = await world.engine.open(f"{NAME}={other}")
+        assert (session, session.verdict) == ({}, "invalid")
+    assert world.store.take() == []
+    assert (await world.engine.open(f"{NAME}={token}")).subject == "user:42"
+    assert (await world.engine.open(f"{NAME}={data}")) == ({"a": 1} if anonymous == "cookie" else {})
 
 
 async def test_a_leaked_database_or_key(world: World) -> None:

@@ -200,6 +200,18 @@ async def test_parallel_requests_mint_one_successor(world: World) -> None:
         assert (await exchange.open()).verdict == "due"
     for exchange in exchanges:
         await exchange.answer()
+    assert [exchange.sends_cookie for exchange in exchanges] == [True] + [False] * 199
+    assert (await world.record(session_id)).generation == 1
+
+
+async def test_parallel_requests_in_several_processes_mint_the_same_successor(world: World) -> None:
+    session_id = await world.begin()
+    world.clock.advance(5)
+    exchanges = [world.browser.send(world.serve()) for _ in range(20)]
+    for exchange in exchanges:
+        assert (await exchange.open()).verdict == "due"
+    for exchange in exchanges:
+        await exchange.answer()
     assert len({token_of(exchange) for exchange in exchanges}) == 1
     assert (await world.record(session_id)).generation == 1
 

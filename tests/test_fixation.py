@@ -424,7 +424,7 @@ _serving: ContextVar[int | None] = ContextVar("_serving", default=None)
 
 
 class RealThing:
-    """An engine and a database that take the steps of a plot.
+    """Engines, one for each request as in processes of their own, and a database that take the steps of a plot.
 
     Args:
         plot: what the requests do.
@@ -434,16 +434,17 @@ class RealThing:
     def __init__(self, plot: Plot, store: MongoStore) -> None:
         self.plot = plot
         self.mongo = store
-        self.clock = HandClock(NOW)
-        self._chance = [drawn(index) for index, _ in enumerate(plot.actions)]
-        self.engine = SessionEngine(
-            CountingStore(store, around=self._gate),
-            keys=[KEY],
-            cookie=COOKIE,
-            rotation=plot.rotation,
-            clock=self.clock,
-            random=self._random,
-        )
+        self.engines = [
+            SessionEngine(
+                CountingStore(store, around=self._gate),
+                keys=[KEY],
+                cookie=COOKIE,
+                rotation=plot.rotation,
+                clock=HandClock(NOW),
+                random=drawn(index),
+            )
+            for index, _ in enumerate(plot.actions)
+        ]
         self.gates: dict[int, asyncio.Future[None]] = {}
         self.progress: asyncio.Queue[None] = asyncio.Queue()
         self.tasks: dict[int, asyncio.Task[tuple[Session, Verdict, str | None, frozenset[str], str | None]]] = {}
@@ -473,16 +474,12 @@ class RealThing:
         self, index: int, cookie: str | None
     ) -> tuple[Session, Verdict, str | None, frozenset[str], str | None]:
         _serving.set(index)
-        session = await self.engine.open(cookie)
+        engine = self.engines[index]
+        session = await engine.open(cookie)
         verdict, subject, saw = session.verdict, session.subject, frozenset(session)
         self.plot.handler(index)(session)
-        headers = dict(await self.engine.commit(session))
+        headers = dict(await engine.commit(session))
         return session, verdict, subject, saw, headers.get("Set-Cookie")
-
-    def _random(self, size: int) -> bytes:
-        index = _serving.get()
-        assert index is not None
-        return self._chance[index](size)
 
     @asynccontextmanager
     async def _gate(self, call: str) -> AsyncGenerator[None]:

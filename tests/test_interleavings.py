@@ -124,6 +124,16 @@ async def test_no_single_message_of_these_six_requests_is_overtaken_by_three() -
     assert (await refused.open()).verdict is Verdict.COPIED
 
 
+@pytest.mark.parametrize("due", [ALWAYS, EITHER], ids=["always due", "due or not"])
+@pytest.mark.parametrize("rotation", [STRICT, BRIEF], ids=["grace 0", "K 4"])
+def test_whoever_is_spared_a_rotation_nothing_else_comes_of_it(rotation: Rotation, due: tuple[bool, ...]) -> None:
+    """A request that is spared is one that was lost after its lookup: no way to be refused is new."""
+    for requests in range(1, 7):
+        assert _check_rotations(rotation, requests, due, spares=True).keys() == (
+            _check_rotations(rotation, requests, due).keys()
+        )
+
+
 def test_a_browser_that_is_behind_catches_up_one_step_a_request() -> None:
     rule = protocol(STRICT)
     for cookie in (8, 9, 10):
@@ -154,13 +164,15 @@ def test_seven_and_eight_requests(rotation: Rotation, due: tuple[bool, ...], req
     _check_rotations(rotation, requests, due)
 
 
-def _check_rotations(rotation: Rotation, requests: int, due: tuple[bool, ...]) -> Counter[Overtaken]:
+def _check_rotations(
+    rotation: Rotation, requests: int, due: tuple[bool, ...], *, spares: bool = False
+) -> Counter[Overtaken]:
     """What has to hold at each step of all orders.
 
     Returns:
         The refusals: how often each kind was met.
     """
-    search = rotations(protocol(rotation), requests, due)
+    search = rotations(protocol(rotation), requests, due, spares=spares)
     refusals: Counter[Overtaken] = Counter()
     for before, turn, after in search:
         assert before.newest <= after.newest <= before.newest + 1, search.schedule(before)

@@ -32,9 +32,10 @@ ROOMS = {
     "store": "values",
     "rotation": "tokens store policy events",
     "plan": "errors events rotation session signed store policy tokens tracker values",
+    "begun": "plan",
     "logs": "events",
-    "engine": "errors events policy http keys tokens values session settings signed cookies store rotation plan logs "
-    "tracker",
+    "engine": "errors events policy http keys tokens values session settings signed cookies store rotation plan begun "
+    "logs tracker",
     "memory": "store errors values",
     "mongo": "store errors policy values",
     "mongod": "",
@@ -48,7 +49,7 @@ ROOMS = {
 # No I/O, no clock, no randomness: time and chance are arguments, so that every interleaving can be run in a test.
 PURE = {
     *("errors", "events", "policy", "http", "keys", "tokens", "values", "session", "signed", "cookies", "store"),
-    *("rotation", "tracker", "plan", "settings", "check"),
+    *("rotation", "tracker", "plan", "begun", "settings", "check"),
 }
 IMPURE_MODULES = {"anyio", "asyncio", "importlib", "logging", "motor", "os", "pymongo", "random", "secrets", "time"}
 IMPURE_CALLS = {"now", "utcnow", "today", "uuid1", "uuid4"}  # of datetime, date and uuid, which values are made of

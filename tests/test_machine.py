@@ -36,7 +36,7 @@ from mongosession.mongo import MongoStore
 from mongosession.policy import SKEW, Rotation, Timeouts
 from mongosession.session import Session
 from mongosession.store import COPIED, DESTROYED, ENDED, REVOKED, Changes, Record, Store
-from mongosession.testing import Browser, Exchange, HandClock, seeded
+from mongosession.testing import Browser, CountingStore, Exchange, HandClock, seeded
 from mongosession.tokens import Token, TokenCodec, session_id
 from mongosession.values import Delta, load
 
@@ -283,7 +283,8 @@ class Site(RuleBasedStateMachine):
     def __init__(self, run: Callable[[Any], Any], store: Store) -> None:
         super().__init__()
         self.run = run
-        self.store = store
+        self.store = CountingStore(store)
+        self.begun: dict[tuple[object, ...], float] = {}  # what each server has written of late, and when
         self.clock = HandClock()
         self.chance = seeded(1)
         self.events: list[Event] = []
@@ -328,6 +329,35 @@ class Site(RuleBasedStateMachine):
             self.clock.advance(move.pause)
             if self.under_way:
                 self.move(self.under_way[move.number % len(self.under_way)], move)
+
+    @rule(
+        browser=browsers,
+        where=st.lists(servers, min_size=2, max_size=6),
+        pauses=st.tuples(st.sampled_from([0, 5, 720]), st.sampled_from([0, 0.5, 6]), st.sampled_from([0, 0, 1])),
+        deeds=st.lists(st.sampled_from([*[[]] * 4, ["set b"], ["renew keep"], ["destroy"]]), min_size=6, max_size=6),
+        arrives=st.lists(st.booleans(), min_size=6, max_size=6),
+    )
+    def page(
+        self,
+        browser: int,
+        where: list[int],
+        pauses: tuple[float, float, float],
+        deeds: list[list[str]],
+        arrives: list[bool],
+    ) -> None:
+        """The requests of a page leave at once, are all opened before the first of them is answered, and most of them
+        store nothing. Some of the answers arrive."""
+        self.clock.advance(pauses[0])
+        requests = [self.send(browser, server) for server in where]
+        for request in requests:
+            self.arriving(request)
+        self.clock.advance(pauses[1])
+        for request, done in zip(requests, deeds, strict=False):
+            self.answering(request, done)
+            self.clock.advance(pauses[2])
+        for request, delivered in zip(requests, arrives, strict=False):
+            if delivered:
+                self.deliver(request)
 
     @rule(browser=browsers, server=servers, deeds=deeds)
     def visit(self, browser: int, server: int, deeds: list[str]) -> None:
@@ -555,6 +585,7 @@ class Site(RuleBasedStateMachine):
                 done.do(deed, session, f"{subject} {self.marks}")
         request.answered = True
         self.events.clear()
+        self.store.take()
         self.run(request.exchange.answer(status=status))
         kinds = {event.kind for event in self.events}
         cookies = [line for name, line in request.exchange.headers if name == "Set-Cookie"]
@@ -638,15 +669,26 @@ class Site(RuleBasedStateMachine):
             return False
         g, newest, rotated_at, seen_at = request.token.generation, *known.now[:3]
         offer: int | None = None
+        mints = verdict is Verdict.DUE and request.tokens
+        touches = request.judged_at - request.then.seen_at >= TIMEOUTS.idle / 10
+        upkeep = (request.server, known.id, known.epoch, g + 1 if mints else None, touches)
+        if "update" in self.store.take():
+            self.begun[upkeep] = now
+        elif mints or touches:  # it is spared: the same server has written the same since the request was opened
+            assert request.judged_at <= self.begun[upkeep]
+            assert verdict is not Verdict.AHEAD
+            assert token is None
+            assert discards or done.applied(known.now.data) == known.now.data
+            return True
         if verdict is Verdict.AHEAD:
             newest, rotated_at = max(newest, g), max(rotated_at, request.judged_at)
         elif request.tokens:
-            if verdict is Verdict.DUE:
+            if mints:
                 newest, rotated_at = max(newest, g + 1), max(rotated_at, request.judged_at)
                 offer = g + 1 if newest == g + 1 else None
             elif newest == request.then.newest:  # nobody has moved it since
                 offer = self.next_step(request, newest - g)
-        if request.judged_at - request.then.seen_at >= TIMEOUTS.idle / 10:
+        if touches:
             seen_at = max(seen_at, request.judged_at)
         data = known.now.data if discards else done.applied(known.now.data)
         known.write(Moment(newest, rotated_at, seen_at, data))

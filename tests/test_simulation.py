@@ -25,6 +25,7 @@ from .simulation import (
     OVER_GRACE,
     PROTOCOL,
     THIEVES,
+    OneProcess,
     Outcome,
     Sent,
     Server,
@@ -54,32 +55,39 @@ def minutes(outcomes: Sequence[Outcome]) -> float:
 # ----------------------------------------------------------------------------------------- the server that is simulated
 
 
+@pytest.mark.parametrize("kind", [Server, OneProcess])
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_simulated_server_agrees_with_the_engine(seed: int) -> None:
+async def test_the_simulated_server_agrees_with_the_engine(seed: int, kind: type[Server]) -> None:
     """One schedule for both, call by call: the same verdicts, data and cookies, and as many commands."""
     chance = random.Random(seed)
     rotation = Rotation(ttl=3, grace=24, on_copied="revoke" if seed % 2 else "refuse")  # K is 9
     clock = HandClock(DAYBREAK)
     store = CountingStore(MemoryStore())
-    engine = SessionEngine(store, keys=KEYS, rotation=rotation, clock=clock, random=seeded(seed))
-    server = Server(rotation, seeded(seed))
+    draw = seeded(seed)
+
+    def started() -> SessionEngine:
+        return SessionEngine(store, keys=KEYS, rotation=rotation, clock=clock, random=draw)
+
+    one = started()
+    server = kind(rotation, seeded(seed))
     jars: list[Token | None] = [None, None]  # a browser's and a thief's
-    under_way: list[tuple[int, Session, Session]] = []
+    under_way: list[tuple[int, SessionEngine, Session, Session]] = []
     verdicts: set[Verdict] = set()
-    for step in range(2000):
+    for step in range(3000):
         clock.advance(8000 if chance.random() < 0.001 else chance.choice([0, 0.3, 3, 9]))
         if not under_way or (len(under_way) < 12 and chance.random() < 0.5):
             who = int(chance.random() < 0.1)
             if chance.random() < 0.01:
                 jars[1] = jars[0]
             how: dict[str, Any] = {"tokens": chance.random() < 0.9, "large_body": chance.random() < 0.2}
+            engine = one if kind is OneProcess else started()
             real = await engine.open(header(jars[who]), **how)
             simulated = server.open(jars[who], clock(), **how)
             assert told(simulated) == told(real)
             verdicts.add(real.verdict)
-            under_way.append((who, real, simulated))
+            under_way.append((who, engine, real, simulated))
         else:
-            who, real, simulated = under_way.pop(chance.randrange(len(under_way)))
+            who, engine, real, simulated = under_way.pop(chance.randrange(len(under_way)))
             use(real, step, seed)
             use(simulated, step, seed)
             answer = sent(await engine.commit(real), clock())
@@ -129,10 +137,11 @@ def use(session: Session, step: int, seed: int) -> None:
 # ------------------------------------------------------------------------------------------------------ honest browsers
 
 
+@pytest.mark.parametrize("server", [Server, OneProcess])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", HONEST)
-def test_an_honest_browser_is_never_refused(name: str, rule: str) -> None:
-    for outcome in simulate(HONEST[name], RULES[rule], runs=2, name=name):
+def test_an_honest_browser_is_never_refused(name: str, rule: str, server: type[Server]) -> None:
+    for outcome in simulate(HONEST[name], RULES[rule], runs=1, name=name, server=server):
         assert (outcome.refused, outcome.revoked) == (0, None)
         assert outcome.requests > 400
 
@@ -270,7 +279,8 @@ def test_with_its_switch_a_back_end_costs_one_command_a_request(rule: str) -> No
     for outcome in simulate(Situation(lost=1, stores=0, tokens=False), RULES[rule], runs=2, name="switch"):
         assert (outcome.refused, outcome.revoked) == (0, None)
         assert outcome.reads == outcome.requests
-        # The creation, and a touch by each request of the pages that are the first after a tenth of the idle timeout.
+        # The creation, and a touch by each request of the pages that are the first after a tenth of the idle timeout:
+        # no two of them come to the same process.
         assert 1 + 4 <= outcome.writes <= 1 + 4 * 6
 
 
@@ -304,9 +314,13 @@ def test_a_log_out_ends_a_thief_whom_nothing_betrays(rule: str) -> None:
 
 
 @pytest.mark.search
+@pytest.mark.parametrize("server", [Server, OneProcess])
 @pytest.mark.parametrize("rule", RULES)
-def test_the_table_for_honest_browsers(rule: str) -> None:
-    found = {name: refusals(simulate(situation, RULES[rule], runs=20, name=name)) for name, situation in HONEST.items()}
+def test_the_table_for_honest_browsers(rule: str, server: type[Server]) -> None:
+    found = {
+        name: refusals(simulate(situation, RULES[rule], runs=20, name=name, server=server))
+        for name, situation in HONEST.items()
+    }
     assert found == dict.fromkeys(HONEST, (0, 0))
 
 

@@ -162,6 +162,20 @@ async def test_changes_after_the_headers_are_told_once_each(world: World) -> Non
     assert world.events() == []
 
 
+async def test_a_log_in_after_the_headers_takes_back_what_was_stored_with_it(world: World) -> None:
+    """It may belong to a subject that the session does not have."""
+    await visit(world, n=1)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    await exchange.answer()
+    session["card"] = "secret"
+    session.renew(subject="user:42")
+    await session.save()
+    assert (session, session.subject) == ({"n": 1}, None)
+    assert world.happened() == [EventKind.DROPPED_WRITE, EventKind.DROPPED_RENEWAL]
+    assert world.store.take() == []
+
+
 async def test_a_stream_that_outlives_its_session_asks_nobody(world: World) -> None:
     await visit(world, n=1)
     exchange = world.browser.send()
@@ -301,6 +315,16 @@ async def test_a_cookie_under_an_old_key_is_signed_anew_as_soon_as_it_can(world:
     world.browser.engine = world.serve(keys=["b" * 32], anonymous="cookie")
     assert await world.read() == {"n": 1}
     assert world.store.take() == (["create", "load", "load"] if saves else [])
+
+
+async def test_a_cookie_under_the_next_key_is_accepted_and_left_alone(world: World) -> None:
+    """Else servers with either ring would sign it to and fro."""
+    world.browser.engine = world.serve(keys=["b" * 32, KEY], anonymous="cookie")
+    await visit(world, n=1)
+    before = text(world)
+    world.browser.engine = world.serve(keys=[KEY], next_keys=["b" * 32], anonymous="cookie")
+    assert await world.read() == {"n": 1}
+    assert text(world) == before
 
 
 async def test_servers_whose_clocks_differ_share_a_visitor(world: World) -> None:

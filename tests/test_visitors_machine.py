@@ -172,6 +172,7 @@ class Handling:
         if self.intent == "destroy":
             writes = self._end(kind, {} if fails else self.data)
         elif isinstance(self.held, InCookie):
+            changed = not fails and self.data != self.base  # the same again is no change: nobody else writes there
             self._in_cookie(self.held, kind, renewal, changed=changed, fails=fails)
         elif isinstance(self.held, Document):
             self._document(self.held, kind, renewal, changed=changed, fails=fails)
