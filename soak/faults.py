@@ -241,7 +241,7 @@ class Stage:
                 self._count(APPLICATION_RESTARTED, _answers(application))
                 self._hold(0, 1)
         self.key = new
-        self._count(KEYS_CHANGED, not self.crowd.holding(old))
+        self._count(KEYS_CHANGED, all(browser.leaving for browser in self.crowd.holding(old)))
 
     def recover(self) -> None:
         """Measure how long the application needs once the database accepts writes, and wait until the set is whole."""
