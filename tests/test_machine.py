@@ -614,6 +614,8 @@ class Site(RuleBasedStateMachine):
         asks = not own and session.id is not None and (seen is None) == (deed == "give")
         alive = known is not None and known.epoch is not None and known.epoch == request.epoch
         present = known.now.data.get("o") if asks and alive and known is not None else None
+        if asks and alive and known is not None:  # the session that it is put into may not be renewed in the end
+            mark = f"{known.subject} {self.marks}"
         if deed == "give":
             expected = seen or present or mark
             assert self.run(session.set_default("o", mark)) == session["o"] == expected
