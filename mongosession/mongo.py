@@ -375,42 +375,57 @@ def _is_session(document: Mapping[str, Any]) -> bool:
 
 
 def _record(document: Mapping[str, Any]) -> Record:
-    data, description = document.get("data"), document.get("description")
+    known = dict(document.items())  # looks into the raw document are slow
+    data, description = known.get("data"), known.get("description")
     return Record(
-        id=bytes(document["_id"]),
-        epoch=int(document["epoch"]),
-        generation=int(document["generation"]),
-        created_at=int(document["created_at"]) / 1000,
-        renewed_at=int(document["renewed_at"]) / 1000,
-        rotated_at=int(document["rotated_at"]) / 1000,
-        seen_at=int(document["seen_at"]) / 1000,
-        expires_at=int(document["expires_at"]) / 1000,
+        id=bytes(known["_id"]),
+        epoch=int(known["epoch"]),
+        generation=int(known["generation"]),
+        created_at=int(known["created_at"]) / 1000,
+        renewed_at=int(known["renewed_at"]) / 1000,
+        rotated_at=int(known["rotated_at"]) / 1000,
+        seen_at=int(known["seen_at"]) / 1000,
+        expires_at=int(known["expires_at"]) / 1000,
         data=EMPTY if data is None else bytes(data.raw),
-        subject=document.get("subject"),
-        idle=document.get("idle"),
-        persistent=document.get("persistent"),
+        subject=known.get("subject"),
+        idle=known.get("idle"),
+        persistent=known.get("persistent"),
         description=None if description is None else dict(description),
-        reason=document.get("reason"),
+        reason=known.get("reason"),
     )
 
 
 def _update(changes: Changes) -> dict[str, Any]:
-    """The update document. Operators are left out where they have nothing to do."""
-    put = {name: value for name, value in changes.put.items() if value is not None}
-    set_: dict[str, Any] = _fields(put)
-    unset = dict.fromkeys((name for name, value in changes.put.items() if value is None), "")
-    operators: dict[str, dict[str, Any]] = {"$max": _fields(changes.raised), "$set": set_, "$unset": unset}
+    """The update document. Operators are left out where they have nothing to do: most of them have, mostly."""
+    operators: dict[str, dict[str, Any]] = {}
+    set_: dict[str, Any] = {}
+    unset: dict[str, str] = {}
+    if changes.raised:
+        operators["$max"] = _fields(changes.raised)
+    if changes.put:
+        set_ = _fields({name: value for name, value in changes.put.items() if value is not None})
+        unset = dict.fromkeys((name for name, value in changes.put.items() if value is None), "")
     delta = changes.data
     if delta is not None:
         if delta.replace is not None:
             set_["data"] = delta.replace
-        set_.update(_paths(delta.set))
-        unset.update(dict.fromkeys((f"data.{name}" for name in delta.unset), ""))
-        operators["$inc"] = _paths(delta.increment)
-        operators["$push"] = {path: {"$each": values} for path, values in _paths(delta.append).items()}
-        operators["$addToSet"] = {path: {"$each": values} for path, values in _paths(delta.add_to_set).items()}
-        operators["$pullAll"] = _paths(delta.remove_from)
-    return {operator: fields for operator, fields in operators.items() if fields}
+        if delta.set:
+            set_ |= _paths(delta.set)
+        if delta.unset:
+            unset |= dict.fromkeys((f"data.{name}" for name in delta.unset), "")
+        if delta.increment:
+            operators["$inc"] = _paths(delta.increment)
+        if delta.append:
+            operators["$push"] = {path: {"$each": values} for path, values in _paths(delta.append).items()}
+        if delta.add_to_set:
+            operators["$addToSet"] = {path: {"$each": values} for path, values in _paths(delta.add_to_set).items()}
+        if delta.remove_from:
+            operators["$pullAll"] = _paths(delta.remove_from)
+    if set_:
+        operators["$set"] = set_
+    if unset:
+        operators["$unset"] = unset
+    return operators
 
 
 def _paths(named: Mapping[str, Any]) -> dict[str, Any]:
