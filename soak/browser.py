@@ -189,12 +189,12 @@ class Browser:
 
     def _judge(self, seen: Seen) -> None:
         if seen.subject == self.name:
-            self.did["lives that went on logged in"] += 1
-            self.did["of them with a jar that had fallen behind"] += seen.verdict is Verdict.BEHIND
+            self.did["restarts that were still logged in"] += 1
+            self.did["of them with a token that others had overtaken"] += seen.verdict is Verdict.BEHIND
         elif seen.subject is not None:
             self.losses[ELSEWHERE] += 1
         elif self._written is None:
-            self.did["lives without a jar on the disk, so without a session"] += 1
+            self.did["starts without a jar, so logged out"] += 1
         elif seen.verdict is Verdict.COPIED and self._used / TTL + 2 > ACCEPTED:
             self.did["jars overtaken by 13 tokens or more, refused as the protocol says"] += 1
             self._over, self._written = self._written, None
@@ -233,10 +233,11 @@ def _sum(counters: Sequence[Counter[str]]) -> dict[str, int]:
 
 
 def run(seconds: float, seed: int) -> Result:
-    """Twenty kills, of five browsers that live at the same time."""
+    """Twenty kills at random, of five browsers that live at the same time, each once its jar has been written."""
     longest = min(LONGEST, seconds / KILLS)
 
     def lives(browser: Browser, chance: Random) -> None:
+        browser.live(0, write=True)
         for _ in range(KILLS):
             browser.live(chance.uniform(SHORTEST, longest))
         browser.live(0)  # to see what the last kill left

@@ -14,4 +14,4 @@ def test_a_browser_that_was_killed_is_still_logged_in() -> None:
     result = soak(0, 1, lives, browsers=1)
     assert result.failures == []
     assert result.faults == {KILLED: 3, WRITTEN: 3}
-    assert result.did["lives that went on logged in"] == 2
+    assert result.did["restarts that were still logged in"] == 2
