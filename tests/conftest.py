@@ -15,15 +15,12 @@ from selenium.webdriver.chrome.service import Service
 
 from mongosession.mongod import Mongod
 
+from .chromium import CHROMIUM, FLAGS
+
 CLIENTS = {"pymongo": AsyncMongoClient, "motor": AsyncIOMotorClient}
 
 
 pytest.register_assert_rewrite("tests.store_contract")  # its failures tell values, as those of a test file do
-
-FLAGS = [
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 
 
 class Connect(Protocol):
@@ -107,7 +104,7 @@ def replica_collection(connect: Connect, driver: str) -> Any:
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """A real browser, headless, with an empty profile."""
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or "chromium"
+    options.binary_location = CHROMIUM
     for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
