@@ -71,8 +71,12 @@ def targets() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def executed(*arguments: str) -> int:
+def executed(*arguments: str, **variables: str) -> int:
     """Instructions of a whole run of Python.
+
+    Args:
+        arguments: of the interpreter.
+        variables: of its environment, beside those that are there.
 
     Raises:
         RuntimeError: it failed, or valgrind did; the message holds what they said.
@@ -81,7 +85,7 @@ def executed(*arguments: str) -> int:
     path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])  # this very tree, whatever is installed
     done = subprocess.run(
         ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", *program],
-        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **variables},
         cwd=ROOT,
         capture_output=True,
         text=True,

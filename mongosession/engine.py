@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, Unpack
 
 from mongosession import cookies
 from mongosession.begun import Begun
@@ -24,13 +24,15 @@ from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, in_c
 from mongosession.policy import Cookie, Rotation, Timeouts
 from mongosession.rotation import Judgement, expiry, judge
 from mongosession.session import Session, tracker
-from mongosession.settings import Settings, from_environ, in_variables
 from mongosession.signed import Opened, SignedCodec
 from mongosession.signed import expiry as cookie_expiry
 from mongosession.store import COPIED, REVOKED, SURPLUS, Record, Stamp, Store
 from mongosession.tokens import Presented, Token, TokenCodec, session_id
 from mongosession.tracker import Calls, Kept, Owed, State, Tracker
 from mongosession.values import EMPTY, decode_name, encode, encode_name, load, prepare
+
+if TYPE_CHECKING:
+    from mongosession.settings import Settings
 
 Headers = list[tuple[str, str]]
 
@@ -113,7 +115,7 @@ class SessionEngine:
         self._calls = Calls(self._save, self._pop_once, self._set_default)
 
     @classmethod
-    def from_env(cls, store: Store, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Self:
+    def from_env(cls, store: Store, environ: Mapping[str, str] | None = None, **settings: Unpack["Settings"]) -> Self:
         """An engine whose settings are environment variables: ``MONGOSESSION_KEYS``, ``MONGOSESSION_TTL``, and so on.
 
         Args:
@@ -125,6 +127,8 @@ class SessionEngine:
             ValueError: a variable is unknown, missing or makes no sense; the message names it, its value unless that is
                 a key, and the rule.
         """
+        from mongosession.settings import from_environ, in_variables  # noqa: PLC0415  # few need it
+
         read = from_environ(os.environ if environ is None else environ, settings.keys())
         merged: Settings = {**read, **settings}
         try:
