@@ -18,12 +18,12 @@ from mongosession.begun import Begun
 from mongosession.errors import DataError, DeltaRefused, SessionError, StoreError, StoreUnavailable
 from mongosession.events import Event, EventKind, Verdict
 from mongosession.http import is_public
-from mongosession.keys import KeyRing, Role
+from mongosession.keys import OLD, KeyRing
 from mongosession.logs import EventLog
-from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, in_cookie, plan, too_large
+from mongosession.plan import Creation, Offer, Plan, Terms, Update, ending, in_cookie, plan, too_large, touch_at
 from mongosession.policy import Cookie, Rotation, Timeouts
-from mongosession.rotation import Judgement, expiry, judge
-from mongosession.session import Session, tracker
+from mongosession.rotation import CURRENT, INVALID, NOTHING_DUE, Judgement, expiry, judge
+from mongosession.session import Session, begin, tracker
 from mongosession.signed import Opened, SignedCodec
 from mongosession.signed import expiry as cookie_expiry
 from mongosession.store import COPIED, REVOKED, SURPLUS, Record, Stamp, Store
@@ -39,6 +39,8 @@ Headers = list[tuple[str, str]]
 _Result = TypeVar("_Result")
 
 MAX_DATA = 64 * 1024
+
+_new = object.__new__
 
 _SESSION_ID = re.compile("[0-9a-fA-F]{32}")
 
@@ -182,32 +184,45 @@ class SessionEngine:
         Raises:
             StoreUnavailable: the database did not answer within the deadline.
         """
-        now = self._now()
-        values = cookies.read(cookie, self.cookie.name)
+        about: Tracker = _new(Tracker)
+        about.calls = self._calls
+        about.tokens = tokens
+        values = cookies.read(cookie, self.cookie.name) if cookie else None
         if not values:
-            return self._session(Tracker(Judgement(Verdict.ANONYMOUS, now), tokens=tokens))
-        presented = self._presented(values, now)
+            return begin(about)
+        now = int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
+        presented: list[Presented] | Opened | None = None
+        if len(values) == 1 and (found := self._codec.read(values[0], now)) is not None:
+            presented = [found]
+        elif len(values) > 1 or self.terms.signed is not None:
+            presented = self._presented(values, now)
         if presented is None:
-            return self._session(Tracker(Judgement(Verdict.INVALID, now), tokens=tokens))
+            about.judgement = tuple.__new__(Judgement, (INVALID, now, *NOTHING_DUE))
+            return begin(about)
         if isinstance(presented, tuple):
-            return self._session(self._of_cookie(presented, now, tokens=tokens))
+            self._hold_cookie(about, presented, now)
+            return begin(about)
         try:
             record = await self.store.load(session_id(presented[0].token.sid))
         except StoreUnavailable as error:
             if on_outage == "raise":
                 raise
             self._emit(Event(EventKind.STORE_FAILED, session_id(presented[0].token.sid).hex(), reason=str(error)))
-            return self._session(Tracker(Judgement(Verdict.UNAVAILABLE, now), tokens=False))
+            about.judgement, about.tokens = Judgement(Verdict.UNAVAILABLE, now), False
+            return begin(about)
         token, role = presented[0]
         if len(presented) > 1:
             token, role = max(presented, key=lambda each: _preference(each, record))
-        judged = judge(
-            token, record, now=now, rotation=self.terms.rotation, timeouts=self.terms.timeouts, large_body=large_body
-        )
-        if judged.verdict is Verdict.COPIED or judged.verdict is Verdict.LATE or judged.fell_back:
-            return await self._open_oddly(judged, record, token, role, tokens)
-        held = record if judged.verdict is not Verdict.ENDED else None
-        return self._session(Tracker(judged, record=held, token=token, resend=role is Role.OLD, tokens=tokens))
+        about.judgement = judged = judge(token, record, now, self.terms.rotation, self.terms.timeouts, large_body)
+        about.token = token
+        if record is not None and judged.opens:
+            about.hold(record)
+            about.touch_at = due_at = touch_at(record, self.terms.timeouts)
+            about.resend = role is OLD
+            about.asked = about.resend or judged.acts or now >= due_at
+        if judged.odd:
+            await self._note(about, judged, record)
+        return begin(about)
 
     async def commit(
         self, session: Session, *, status: int = 200, cache_control: str | None = None, sent: bool = False
@@ -229,9 +244,14 @@ class SessionEngine:
             StoreUnavailable: the database did not answer within the deadline; the write may or may not have happened.
         """
         about = tracker(session)
-        if about.untouched(session):  # as by most visitors
-            about.answered = True
-            return []
+        if not about.asked and status < 500:  # what most requests come to, in as few steps as can be
+            if about.record is None:
+                nothing = not (about.accessed or dict.__len__(session))
+            else:
+                nothing = about.unchanged(session) and (not sent or self._clock() < about.touch_at)
+            if nothing:
+                about.answered = True
+                return [("Vary", "Cookie")] if about.accessed and not sent else []
         public = cache_control is not None and is_public(cache_control)
         headers = await self._commit(session, about, status=status, public=public, sent=sent)
         about.answered = True
@@ -390,7 +410,7 @@ class SessionEngine:
         headers: Headers = [("Vary", "Cookie")] if decided.vary else []
         if decided.idle:
             cookie = self._into_cookie(decided, about)
-            about.owed = cookie or about.owed
+            about.owe(cookie)
         elif self._write == "after_response" and decided.postponable and not early:
             about.pending = self._start(self._postponed(decided, about))
             cookie = None
@@ -415,7 +435,7 @@ class SessionEngine:
             about.start_over(session)
         if decided.logs_in and about.record is not None:
             await self._limit(about.record)
-        about.owed = cookie or about.owed
+        about.owe(cookie)
         return cookie
 
     async def _limit(self, record: Record) -> None:
@@ -460,10 +480,6 @@ class SessionEngine:
     def _now(self) -> float:
         return int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
 
-    def _session(self, about: Tracker) -> Session:
-        about.calls = self._calls
-        return Session(about)
-
     def _presented(self, values: list[str], now: float) -> list[Presented] | Opened | None:
         """The tokens that verify, or what lives in a cookie, if all of it is of one session."""
         tokens: list[Presented] = []
@@ -487,34 +503,26 @@ class SessionEngine:
         lives = opened is not None and now < cookie_expiry(opened[0], self.terms.timeouts)
         return opened if lives else None
 
-    def _of_cookie(self, opened: Opened, now: float, *, tokens: bool) -> Tracker:
-        """A session that lives in its cookie: the database is not asked."""
-        signed, content, role = opened
-        return Tracker(
-            Judgement(Verdict.CURRENT, now),
-            record=in_cookie(signed, self.terms.timeouts),
-            signed=signed,
-            content=content,
-            resend=role is Role.OLD,
-            tokens=tokens,
-        )
+    def _hold_cookie(self, about: Tracker, opened: Opened, now: float) -> None:
+        """The request holds a session that lives in its cookie: the database is not asked."""
+        about.signed, content, role = opened
+        about.judgement = tuple.__new__(Judgement, (CURRENT, now, *NOTHING_DUE))
+        record = in_cookie(about.signed, self.terms.timeouts)
+        about.hold(record, content)
+        about.touch_at = due_at = touch_at(record, self.terms.timeouts)
+        about.resend = role is OLD
+        about.asked = about.resend or now >= due_at
 
-    async def _open_oddly(
-        self, judged: Judgement, record: Record | None, token: Token, role: Role, tokens: bool
-    ) -> Session:
+    async def _note(self, about: Tracker, judged: Judgement, record: Record | None) -> None:
         """What is rare and raises an event; the revocation of a copied session among it."""
         assert record is not None  # noqa: S101  # for the type checkers: these verdicts come of a document
         kind = EventKind.FELL_BACK if judged.fell_back else EventKind(judged.verdict)
         self._emit(Event(kind, record.id.hex(), record.subject, judged.behind))
-        if judged.fell_back:
-            return self._session(Tracker(judged, record=record, token=token, resend=role is Role.OLD, tokens=tokens))
-        revoked = False
         if judged.verdict is Verdict.COPIED and self.terms.rotation.on_copied == "revoke":
             try:
-                revoked = await self._revoke(record.id, COPIED, epoch=record.epoch)
+                about.revoked = await self._revoke(record.id, COPIED, epoch=record.epoch)
             except StoreError as error:  # the request is refused all the same, and the next one revokes
                 self._emit(Event(EventKind.STORE_FAILED, record.id.hex(), record.subject, reason=str(error)))
-        return self._session(Tracker(judged, token=token, tokens=tokens, revoked=revoked))
 
     async def _revoke(self, id: bytes, reason: str, *, epoch: int | None = None, subject: str | None = None) -> bool:
         changes = ending(reason, now=self._now(), rotation=self.terms.rotation)

@@ -3,13 +3,13 @@
 MACs are keyed BLAKE2b (RFC 7693) of 128 bits.
 """
 
-import hmac
 import re
 from collections.abc import Sequence
 from enum import StrEnum
 from hashlib import blake2b
+from hmac import compare_digest
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 MAC_BYTES = 16
 MIN_KEY_BYTES = 32
@@ -22,6 +22,9 @@ class Role(StrEnum):
     PRIMARY = "primary"
     NEXT = "next"
     OLD = "old"
+
+
+OLD: Final = Role.OLD  # without a look into the enumeration
 
 
 class KeyInfo(NamedTuple):
@@ -103,7 +106,7 @@ class Signer:
         for keyed, role in self._states:
             state = keyed.copy()
             state.update(payload)
-            if hmac.compare_digest(state.digest(), mac):
+            if compare_digest(state.digest(), mac):
                 return role
         return None
 

@@ -202,13 +202,17 @@ SEEN = Plan(vary=True)
 def _due(about: Tracker, terms: Terms, now: float, *, sent: bool, early: bool) -> bool:
     """Whether a request that has changed nothing may have something to write or to send all the same."""
     judged, record = about.judgement, about.record
-    if about.asked or about.owed is not None or judged.mint is not None or judged.offer is not None:
+    if about.asked or about.owed is not None or judged.acts:
         return True
     if record is None:
         return False
-    idle = terms.timeouts.idle if record.idle is None else record.idle
     seen_at = now if sent else judged.now
-    return seen_at - record.seen_at >= idle / TOUCHES or (early and about.signed is not None)
+    return seen_at >= touch_at(record, terms.timeouts) or (early and about.signed is not None)
+
+
+def touch_at(record: Record, timeouts: Timeouts) -> float:
+    """When the time of the last request is due to be written again, seconds since 1970."""
+    return record.seen_at + (timeouts.idle if record.idle is None else record.idle) / TOUCHES
 
 
 class _Case(NamedTuple):
@@ -324,10 +328,9 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
             until = deadline(record.created_at, terms.timeouts.absolute)
             token = about.token._replace(generation=generation, deadline=until)
             offer = Offer(token, Stamp(record.epoch, record.generation if judged.mint is None else judged.mint))
-    idle = terms.timeouts.idle if record.idle is None else record.idle
     # A request was seen when it came; a connection that lives on is seen whenever it writes.
     seen_at = case.now if case.sent else judged.now
-    if seen_at - record.seen_at >= idle / TOUCHES:
+    if seen_at >= touch_at(record, terms.timeouts):
         raised["seen_at"] = seen_at
         raised["expires_at"] = expiry(record._replace(seen_at=seen_at), terms.timeouts)
     shaped = _shaped(record, case)
@@ -378,8 +381,7 @@ def _stay_or_move(about: Tracker, record: Record, signed: Signed, case: _Case) -
         data = dump({encode_name(key): prepare(key, value) for key, value in dict.items(case.session)})
     changed = (data, shaped.idle, shaped.persistent) != (record.data, record.idle, record.persistent)
     seen_at = about.judgement.now
-    idle = case.terms.timeouts.idle if record.idle is None else record.idle
-    due = case.may_send and (about.resend or seen_at - record.seen_at >= idle / TOUCHES)
+    due = case.may_send and (about.resend or seen_at >= touch_at(record, case.terms.timeouts))
     if not (moves or changed or due):
         return Plan()
     if not moves and case.terms.signed is not None:

@@ -56,15 +56,36 @@ class Judgement(NamedTuple):
     fell_back: bool = False
     clock_broken: bool = False
 
+    @property
+    def opens(self) -> bool:
+        """Whether the request holds the session."""
+        return self.verdict in _OPENING
 
-_NOTHING_DUE = (0, None, None, False, False)
+    @property
+    def acts(self) -> bool:
+        """Whether there is a generation to write, or a token to send."""
+        return self.mint is not None or self.offer is not None
+
+    @property
+    def odd(self) -> bool:
+        """Whether it raises an event."""
+        return self.fell_back or self.verdict in _ODD
+
+
+# What most requests need, without a look into the enumeration.
+CURRENT, INVALID = Verdict.CURRENT, Verdict.INVALID
+_ODD = frozenset({Verdict.COPIED, Verdict.LATE})
+_OPENING = frozenset({Verdict.AHEAD, Verdict.CURRENT, Verdict.DUE, Verdict.BEHIND})
+
+NOTHING_DUE = (0, None, None, False, False)
+"""The rest of a judgement after which there is nothing to write and nothing to send."""
 
 NOBODY = Judgement(Verdict.ANONYMOUS, 0.0)
 """Where there is no cookie of ours: nothing is judged, and nothing is written that carries the time."""
 
 
 def judge(
-    token: Token, record: Record | None, *, now: float, rotation: Rotation, timeouts: Timeouts, large_body: bool = False
+    token: Token, record: Record | None, now: float, rotation: Rotation, timeouts: Timeouts, large_body: bool = False
 ) -> Judgement:
     """Judge a token that verified.
 
@@ -89,7 +110,7 @@ def judge(
         return Judgement(Verdict.AHEAD, now, behind, mint=token.generation)
     if behind == 0:
         if not due:
-            return tuple.__new__(Judgement, (Verdict.CURRENT, now, *_NOTHING_DUE))  # as for most: what it takes counts
+            return tuple.__new__(Judgement, (CURRENT, now, *NOTHING_DUE))
         successor = token.generation + 1
         return Judgement(Verdict.DUE, now, mint=successor, offer=successor, clock_broken=broken)
     if behind < rotation.window:

@@ -7,7 +7,6 @@ way to change a session goes unnoticed, nested ones included. For the plan and t
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from mongosession.errors import DataError
@@ -32,8 +31,9 @@ from mongosession.values import (
 FRESH = frozenset({Verdict.ANONYMOUS, Verdict.INVALID, Verdict.ENDED})
 """Verdicts under which storing something creates a session."""
 
+_equal = dict.__eq__
 _MISSING: Final = object()
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_NOTHING: Final[dict[str, Any]] = {}  # stays so
 _FRAME = len(EMPTY)  # a document of one element is longer than the element by this
 
 
@@ -104,7 +104,7 @@ class Calls(NamedTuple):
 class State(NamedTuple):
     """What a commit changes of a tracker: the base of the comparison, and what was asked for."""
 
-    base: Mapping[str, Any]
+    base: dict[str, Any]
     encodings: Mapping[str, bytes]
     size: int
     operations: Mapping[str, Operation]
@@ -151,6 +151,7 @@ class Tracker:
 
     # What most requests leave as it is stands in the class: one is made for every request.
     judgement = NOBODY
+    touch_at = 0.0  # when the time of the last request is due to be written
     record: Record | None = None
     signed: Signed | None = None
     token: Token | None = None
@@ -159,6 +160,7 @@ class Tracker:
     revoked = False
     lost: Record | None = None  # the session that the request held, where it has turned out to have gone
     accessed = False
+    written = False  # a method has changed the dictionary
     lent = False  # a container may be in other hands than the session's: it can change without a method of the session
     asked = False  # for something besides data, or it is owed; never taken back: it only says where to look closer
     answered = False  # the response's headers are gone
@@ -176,7 +178,7 @@ class Tracker:
     _seen: bytes | None = EMPTY  # the base as it is stored, where that is known
     _pristine: dict[str, Any] | None = None
     # Replaced when they change, never changed themselves.
-    _base: Mapping[str, Any] = _NOTHING
+    _base: dict[str, Any] = _NOTHING
     operations: Mapping[str, Operation] = _NOTHING
     _encodings: Mapping[str, bytes] = _NOTHING
 
@@ -224,13 +226,14 @@ class Tracker:
         """Whether the cookie that the browser holds has other attributes than was asked for."""
         return self.life is not None and self.record is not None and self.life.persistent != self.record.persistent
 
+    def owe(self, cookie: Owed) -> None:
+        """The headers have to bring this, if it is anything."""
+        if cookie is not None:
+            self.owed, self.asked = cookie, True
+
     def lose(self) -> None:
         """The session was renewed or has ended since the request read it: the request holds it no longer."""
         self.lost, self.record = self.record, None
-
-    def untouched(self, data: dict[str, Any]) -> bool:
-        """Whether the request holds no session, and nobody has looked for one: there is nothing to do or to say."""
-        return not (self.accessed or self.asked or self.record is not None or dict.__len__(data))
 
     def read(self) -> dict[str, Any]:
         """The data as they were read, and the base of later comparisons: not to be changed."""
@@ -246,7 +249,7 @@ class Tracker:
         Raises:
             DataError: a key is no ``str``, or a value is none that BSON can hold.
         """
-        if self._unchanged(data):
+        if self.unchanged(data):
             return None
         base = _NOTHING if self.replaced else self._base
         size = _FRAME if self.replaced else self._size
@@ -296,18 +299,13 @@ class Tracker:
             return None
         return Difference(delta, (*sizes, *gone), size, size > self._size, sizes, encodings)
 
-    def _unchanged(self, data: dict[str, Any]) -> bool:
-        """Whether nothing has changed, where that is seen at once: each value is the object that it was, and where a
-        container is in other hands, all of it is encoded as it was stored. (The encoder is C.)"""
-        base = self._base
-        if self.replaced or self.operations or dict.__len__(data) != len(base):
+    def unchanged(self, data: dict[str, Any]) -> bool:
+        """Whether nothing has changed, where that is seen at once: no method has written, what looks past the methods
+        has left the dictionary equal, and where a container is in other hands, all of it is encoded as it was stored.
+        (Both are done in C.)"""
+        if self.written or self.replaced or self.operations or not _equal(data, self._base):
             return False
-        changeable = False
-        for key, value in dict.items(data):
-            if base.get(key, _MISSING) is not value:
-                return False
-            changeable = changeable or type(value) not in IMMUTABLE
-        if not (changeable and self.lent):
+        if not self.lent or all(map(IMMUTABLE.__contains__, map(type, self._base.values()))):
             return True
         seen = self._seen
         return seen is not None and plainly_encoded(seen) and plain_encoding(dict(dict.items(data))) == seen
@@ -322,7 +320,7 @@ class Tracker:
             DataError: another operator stands for the key already, or BSON cannot hold the operand.
         """
         leads_to = encode(key, prepare(key, result))
-        self.protected = self.asked = True
+        self.protected = self.asked = self.written = True
         standing = self.operations.get(key)
         if self._plainly_changed(data, key, standing):
             self.forget(key)
@@ -384,7 +382,7 @@ class Tracker:
 
     def start_over(self, data: dict[str, Any]) -> None:
         """The request has begun another session than the one it held: the dictionary shows what that one holds."""
-        self.lost = None
+        self.lost, self.written = None, False
         dict.clear(data)
         self._raw = self._seen = EMPTY if self.record is None else self.record.data
         self._base, self._size, self._pristine, self._encodings = _NOTHING, len(self._raw), None, _NOTHING
@@ -398,7 +396,7 @@ class Tracker:
         }
         dict.clear(data)
         dict.update(data, last)
-        self._base, self.operations, self.replaced = last.copy(), _NOTHING, False
+        self._base, self.operations, self.replaced, self.written = last.copy(), _NOTHING, False, False
 
     def settle(
         self, data: dict[str, Any], difference: Difference | None, *, early: bool = False, writes: bool = True
@@ -427,7 +425,7 @@ class Tracker:
         self._seen = None
         self._size = difference.size
         self.operations = _NOTHING
-        self.replaced = False
+        self.replaced = self.written = False
 
     def state(self) -> State:
         """What a commit will change of this record."""
@@ -456,7 +454,7 @@ class Tracker:
         """
         self._base, self._encodings, self._size, operations, replaced, intent, life, description, protected = state
         self._seen = None
-        self.asked = True
+        self.asked = self.written = True
         self.replaced = self.replaced or replaced
         self.protected = self.protected or protected
         self.intent = self.intent or intent

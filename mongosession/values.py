@@ -199,7 +199,8 @@ def element_size(name: str, value: Any) -> int | None:
 
 def load(raw: bytes) -> dict[str, Any]:
     """The data of a BSON document, names decoded. New objects each time."""
-    return _decoded(load_names(raw), raw)
+    data = bson.decode(raw, OPTIONS)
+    return data if b"%" not in raw else _decoded(data, raw)
 
 
 def load_safely(raw: bytes) -> dict[str, Any] | None:

@@ -6,11 +6,12 @@ from typing import Any, Literal
 from mongosession import Session, SessionEngine, StoreUnavailable
 from mongosession.http import Routes, large_body, predicate, prefetch
 from mongosession_asgi.lifespan import Lifespan
-from mongosession_asgi.response import Response, unavailable
+from mongosession_asgi.response import Handshake, Response
 from mongosession_asgi.types import Application, Receive, Scope, Send
 
 OnOutage = Literal["raise", "anonymous"]
 
+_KINDS = frozenset({"http", "websocket"})
 _TELLING = frozenset({b"sec-purpose", b"purpose", b"content-length", b"transfer-encoding"})
 
 
@@ -46,60 +47,55 @@ class SessionMiddleware:
         self.app = app
         self.engine = engine
         self.scope_key = scope_key
-        self._skips = predicate(skip, _path)
-        self._tokenless = predicate(tokenless, _path)
-        self._on_outage: Callable[[Scope], OnOutage] = on_outage if callable(on_outage) else lambda _scope: on_outage
+        self._skips = predicate(skip, _path) if skip else None
+        self._tokenless = predicate(tokenless, _path) if tokenless else None
+        self._on_outage: OnOutage | Callable[[Scope], OnOutage] = on_outage
         self._lifespan = lifespan
         self._mark = f"mongosession.{scope_key}"  # which engine's session it is
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         kind = scope["type"]
-        if kind == "lifespan" and self._lifespan:
-            messages = Lifespan(self.engine, receive, send)
-            await self.app(scope, messages.receive, messages.send)
-        elif (
-            kind not in ("http", "websocket")
+        if (
+            kind not in _KINDS
             or scope.get(self._mark) is self.engine  # it is open already
-            or self._skips(scope)
+            or (self._skips is not None and self._skips(scope))
         ):
-            await self.app(scope, receive, send)
-        else:
-            await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        websocket = scope["type"] == "websocket"
-        refusable = "websocket.http.response" in (scope.get("extensions") or {})
-        try:
-            session = await self._open(scope)
-        except StoreUnavailable as error:
-            if websocket:
-                await receive()  # the handshake: only then may it be refused
-            prefix = "websocket." if websocket else ""
-            await unavailable(send, error, prefix=prefix, refusable=refusable or not websocket)
+            await self._pass(scope, receive, send)
             return
-        scope[self.scope_key] = session
-        scope[self._mark] = self.engine
-        response = Response(self.engine, session, send, websocket=websocket, refusable=refusable)
-        await self.app(scope, receive, response.send)
-        await response.finish()
-
-    async def _open(self, scope: Scope) -> Session:
-        headers: dict[bytes, str] = {}
         cookies: list[str] = []
+        telling: dict[bytes, str] = {}
         for name, value in scope["headers"]:
             if name == b"cookie":
                 cookies.append(value.decode("latin-1"))
             elif name in _TELLING:
-                headers[name] = value.decode("latin-1")
-        return await self.engine.open(
-            cookies,
-            tokens=not (self._tokenless(scope) or prefetch(headers.get(b"sec-purpose"), headers.get(b"purpose"))),
-            large_body=large_body(
-                scope.get("method", "GET"), headers.get(b"content-length"), headers.get(b"transfer-encoding")
-            ),
-            on_outage=self._on_outage(scope),
-        )
+                telling[name] = value.decode("latin-1")
+        tokens, large = self._tokenless is None or not self._tokenless(scope), False
+        if telling or scope.get("method", "GET") != "GET":
+            tokens = tokens and not prefetch(telling.get(b"sec-purpose"), telling.get(b"purpose"))
+            length, coding = telling.get(b"content-length"), telling.get(b"transfer-encoding")
+            large = large_body(scope.get("method", "GET"), length, coding)
+        on_outage = self._on_outage if isinstance(self._on_outage, str) else self._on_outage(scope)
+        response = Response(self.engine, send) if kind == "http" else Handshake(self.engine, send, scope)
+        try:
+            scope[self.scope_key] = response.session = await self.engine.open(
+                cookies, tokens=tokens, large_body=large, on_outage=on_outage
+            )
+        except StoreUnavailable as error:
+            if kind == "websocket":
+                await receive()  # the handshake: only then may it be refused
+            await response.refuse(error)
+            return
+        scope[self._mark] = self.engine
+        await self.app(scope, receive, response.send)
+        await response.finish()
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve what has no session of its own here."""
+        if scope["type"] == "lifespan" and self._lifespan:
+            messages = Lifespan(self.engine, receive, send)
+            receive, send = messages.receive, messages.send
+        await self.app(scope, receive, send)
 
 
 def get_session(connection: Any, scope_key: str = "session") -> Session:
