@@ -11,8 +11,8 @@ type of a session exactly, and its decoder is C that is there anyway. Where that
 (RFC 1951, raw) against a dictionary of what BSON and sessions repeat.
 
 A value that verifies was signed by somebody who has the key, and by nobody else. What it holds is bounded and checked
-all the same: a version to come may sign what this one does not know. (That of a name that stands twice the last counts,
-as ever in BSON, costs nothing; to notice it would cost as much as decoding all of it again.)
+all the same: a version to come may sign what this one does not know. Only data that are written again as they stand
+there are taken, so no name stands twice.
 """
 
 import binascii

@@ -186,17 +186,20 @@ def load(raw: bytes) -> dict[str, Any]:
 
 
 def load_safely(raw: bytes) -> dict[str, Any] | None:
-    """The data of bytes that need not come from ``dump``, names decoded, or None where they are no BSON or nested
-    beyond ``MAX_DEPTH``. Never raises. As ever in BSON, of a name that stands twice the last counts."""
+    """The data of bytes that need not come from ``dump``, names decoded, or None where it would not write them so: they
+    are no BSON, a name stands twice in them, or they are nested beyond ``MAX_DEPTH``. Never raises."""
     try:
         data = load_names(raw)
         # Where the bytes that begin a level are fewer than that, none is too deep.
         if len(raw) > MAX_DEPTH * _LEVEL and len(raw) - len(raw.translate(None, _OPENINGS)) > MAX_DEPTH:
             for name, value in data.items():
                 prepare(name, value)
+        content = _decoded(data, raw)
+        if content is not data:  # two names may be of one key
+            data = {encode_name(key): prepare(key, value) for key, value in content.items()}
+        return content if dump(data) == raw else None
     except Exception:  # noqa: BLE001  # whatever a decoder raises for bytes that are no BSON
         return None
-    return _decoded(data, raw)
 
 
 def load_names(raw: bytes) -> dict[str, Any]:
