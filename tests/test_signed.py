@@ -211,6 +211,12 @@ def test_every_kind_of_value_comes_back_as_it_was(value: Any, padding: str) -> N
     assert stored(content) == data
 
 
+def test_the_kinds_are_all_that_bson_has() -> None:
+    """But for those that it has given up, and no encoder writes: undefined, DBPointer, Symbol."""
+    tags = {stored({"key": value})[4] for value in KINDS}
+    assert tags == {*range(0x01, 0x14), 0x7F, 0xFF} - {0x06, 0x0C, 0x0E}
+
+
 def test_content_is_new_objects_each_time() -> None:
     text = written(DEFLATED)
     opened(text)[1]["cart"].clear()
