@@ -377,6 +377,17 @@ def test_the_length_is_checked_before_any_work() -> None:
     assert peak < 10_000
 
 
+def test_nor_is_any_spent_on_what_is_too_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header holds thousands of such cookies."""
+    shortest = written(PLAIN._replace(data=stored({})))
+    assert len(shortest) == 62
+    monkeypatch.setattr("mongosession.signed.a2b_base64", None)
+    for length in range(len(shortest)):
+        assert CODEC.read(shortest[:length]) is None
+    with pytest.raises(TypeError):
+        CODEC.read(shortest)
+
+
 @fuzz
 @given(ANY_TEXT | st.text(ALPHABET, max_size=300) | st.text(ALPHABET + FOREIGN, min_size=60, max_size=110))
 def test_no_text_raises_or_passes(text: str) -> None:
