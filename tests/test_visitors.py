@@ -215,6 +215,18 @@ async def test_a_log_out_that_stores_what_has_to_be_protected(world: World) -> N
     assert await world.read() == {"m": 1}
 
 
+async def test_a_log_out_of_what_had_ended_meanwhile_stores_all_the_same(world: World) -> None:
+    async with world.browser.visit() as session:
+        session.renew(subject="user:42")
+    async with world.browser.visit() as session:
+        assert await world.engine.revoke_subject("user:42") == 1
+        session.destroy()
+        session["bye"] = True
+    world.store.take()
+    assert await world.read() == {"bye": True}
+    assert world.store.take() == []
+
+
 async def test_a_life_of_its_own_ends_with_the_session(world: World) -> None:
     async with world.browser.visit() as session:
         session["n"] = 1
