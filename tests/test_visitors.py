@@ -249,6 +249,23 @@ async def test_a_cookie_that_is_due_goes_out_with_a_5xx_and_its_data_as_they_wer
     assert await world.read() == {"n": 1}
 
 
+async def test_a_visitor_was_seen_when_the_request_came_and_not_when_it_was_answered(world: World) -> None:
+    await visit(world, n=1)
+    world.clock.advance(IDLE / 2)
+    exchange = world.browser.send()
+    (await exchange.open())["n"] = 2
+    came = world.clock()
+    world.clock.advance(IDLE / 2)
+    await exchange.answer()
+    exchange.deliver()
+    async with world.browser.visit(tokens=False) as session:
+        assert session == {"n": 2}
+        assert session.seen_at is not None
+        assert session.seen_at.timestamp() == came
+    world.clock.advance(IDLE / 2)
+    assert await world.read() == {}
+
+
 async def test_a_move_without_tokens_goes_out_all_the_same(world: World) -> None:
     """A prefetch, or a public answer, that stores: the event says so, and no cache keeps it."""
     await visit(world, n=1)
