@@ -17,7 +17,7 @@ from uuid import UUID
 
 import bson
 import bson.errors
-from bson.binary import UUID_SUBTYPE, Binary, UuidRepresentation
+from bson.binary import ALL_UUID_SUBTYPES, Binary, UuidRepresentation
 from bson.code import Code
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.dbref import DBRef
@@ -157,7 +157,7 @@ def encode(key: str, value: Any) -> bytes:
         raise DataError(
             f"session[{key!r}] holds text that is not valid Unicode (a lone surrogate); store it as bytes", key
         ) from None
-    except (bson.errors.BSONError, ValueError, TypeError, RecursionError) as error:
+    except (bson.errors.BSONError, ValueError, TypeError, RecursionError, SystemError) as error:
         raise DataError(f"session[{key!r}] holds a value that BSON cannot: {error}", key) from None
 
 
@@ -170,7 +170,7 @@ def plain_encoding(data: Mapping[str, Any]) -> bytes | None:
     """The BSON of data as they stand, nothing prepared: of use to see whether they change. None where there is none."""
     try:
         return bson.encode(data, codec_options=OPTIONS)
-    except (bson.errors.BSONError, ValueError, TypeError, OverflowError, RecursionError):
+    except (bson.errors.BSONError, ValueError, TypeError, OverflowError, RecursionError, SystemError):
         return None
 
 
@@ -265,7 +265,7 @@ def _prepare(key: str, value: Any, depth: int) -> Any:
         value, Code | DBRef
     ):  # written as they are, but what they hold counts: MongoDB refuses what is too deep
         _prepare(key, value.scope if isinstance(value, Code) else value.as_doc(), depth + 1)
-    if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) != 16:
+    if isinstance(value, Binary) and value.subtype in ALL_UUID_SUBTYPES and len(value) != 16:
         raise DataError(f"session[{key!r}] holds a Binary of {len(value)} bytes that says it is a UUID", key)
     return value
 

@@ -195,7 +195,8 @@ KINDS = [
     *(Decimal128("1.10"), Decimal128("NaN"), Decimal128("-0E+3"), Decimal128("-Infinity")),
     *(Regex("^a", "imsx"), Regex("", 0), Code("f"), Code("f", {}), Code("f", {"a.b": {"$x": 1}})),
     *(DBRef("c", 1), DBRef("c", ObjectId("0" * 24), "db", more=[1])),
-    *(Binary(b"x", subtype) for subtype in (1, 2, 3, 5, 6, 7, 8, 9, 128, 255)),
+    *(Binary(b"x", subtype) for subtype in (1, 2, 5, 6, 7, 8, 9, 128, 255)),
+    Binary(bytes(16), 3),
     *({}, [], [[]], [{}], {"": {"$": 1, "a.b": 2}}, {"b": 1, "a": 2}, {"$ref": "c", "$id": 1}, [None] * 3, {"0": 1}),
 ]
 
