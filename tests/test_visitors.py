@@ -145,6 +145,19 @@ async def test_nothing_of_a_destroyed_session_is_stored_after_the_headers(world:
     assert text(world) == ""
 
 
+async def test_a_second_log_out_after_the_headers_has_nothing_to_drop(world: World) -> None:
+    await visit(world, n=1)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session.destroy()
+    await exchange.answer()
+    exchange.deliver()
+    session.destroy()
+    assert not await session.save()
+    assert world.happened() == []
+    assert text(world) == ""
+
+
 async def test_changes_after_the_headers_are_told_once_each(world: World) -> None:
     await visit(world, n=1)
     exchange = world.browser.send()
