@@ -31,21 +31,22 @@ _WORDS = (
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
+def basket(items: int, chance: random.Random) -> list[dict[str, Any]]:
+    """So many things to buy."""
+    return [
+        {
+            "sku": f"TE-{chance.randrange(10000, 99999)}",
+            "name": " ".join(chance.choice(_WORDS.split()) for _ in range(3)),
+            "quantity": chance.randrange(1, 5),
+            "price": chance.randrange(199, 9999),
+        }
+        for _ in range(items)
+    ]
+
+
 def samples() -> Mapping[str, dict[str, Any]]:
     """What visitors' sessions hold; the same at each run. By what it is called."""
     chance = random.Random(7)
-
-    def basket(items: int) -> list[dict[str, Any]]:
-        return [
-            {
-                "sku": f"TE-{chance.randrange(10000, 99999)}",
-                "name": " ".join(chance.choice(_WORDS.split()) for _ in range(3)),
-                "quantity": chance.randrange(1, 5),
-                "price": chance.randrange(199, 9999),
-            }
-            for _ in range(items)
-        ]
-
     preferences: dict[str, Any] = {
         "_csrf_token": "".join(chance.choices(_LETTERS, k=43)),
         "language": "en-GB",
@@ -71,11 +72,11 @@ def samples() -> Mapping[str, dict[str, Any]]:
         "two preferences": {"visits": 3, "theme": "dark"},
         "a CSRF token": {"_csrf_token": preferences["_csrf_token"]},
         "preferences, a CSRF token, a campaign": preferences,
-        "that, two messages, a basket of 12": {**preferences, "_flashes": messages, "cart": basket(12)},
+        "that, two messages, a basket of 12": {**preferences, "_flashes": messages, "cart": basket(12, chance)},
         "that, a basket of 20, 20 pages, a form": {
             **preferences,
             "_flashes": messages,
-            "cart": basket(20),
+            "cart": basket(20, chance),
             "viewed": viewed,
             "form": address,
         },

@@ -35,7 +35,10 @@ DID = (
 )
 
 # Of Starlette's for the same; a rotation is beside its change.
-GOALS = {"read": 0.5, "change": 0.5, "rotation": 0.5, "none": 0.5, "forged": 0.3}
+GOALS = {
+    "ours": {"read": 0.5, "change": 0.5, "rotation": 0.5, "none": 0.5, "forged": 0.3},
+    "visitors": {"read": 0.5, "change": 0.5, "none": 0.5, "forged": 0.5},
+}
 BESIDE = {case: "change" if case == "rotation" else case for case in CASES}
 WORDS = {
     "read": "one key read",
@@ -115,9 +118,9 @@ def compare(cases: Iterable[Case]) -> Iterable[Figure]:
     for target, case in cases:
         counted = count(target, case)
         yield Figure(f"{WORDS[case]}: {NAMES[target]}", counted, "instructions")
-        if target in ("ours", "visitors"):
+        if target in GOALS:
             beside = BESIDE[case]
-            aim: Goal | None = ("at most", GOALS[case]) if target == "ours" else None
+            aim: Goal = ("at most", GOALS[target][case])
             ratio = counted / count("starlette", beside)
             yield Figure(f"{NAMES[target]}, {WORDS[case]}, to Starlette's {WORDS[beside]}", ratio, goal=aim)
 

@@ -15,6 +15,8 @@ DAY = 86400.0
 
 _LONGEST = 1000 * 366 * DAY  # the token's deadline has five bytes, and a datetime ends with the year 9999
 
+_LONGEST_NAME, _LONGEST_PATH = 4096 - 64, 1024  # RFC 6265bis, 5.6
+
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2: token
 _COOKIE_PATH = re.compile(r"/[\x20-\x3a\x3c-\x7e]*")  # RFC 6265, 4.1.1: any character but controls and ";"
 _COOKIE_DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?")
@@ -157,6 +159,16 @@ class Cookie:
         if not _matches(_COOKIE_PATH, self.path):
             raise ValueError(
                 f"Cookie.path is {self.path!r}; it must begin with / and hold neither ; nor control characters"
+            )
+        if len(self.name) > _LONGEST_NAME:
+            raise ValueError(
+                f"Cookie.name is {self.name!r}; it must have at most {_LONGEST_NAME} characters: a token has 64, and "
+                "browsers drop a cookie whose name and value are over 4096"
+            )
+        if len(self.path) > _LONGEST_PATH:
+            raise ValueError(
+                f"Cookie.path is {self.path!r}; it must have at most {_LONGEST_PATH} characters: browsers ignore an "
+                "attribute that is longer"
             )
         if self.domain is not None and not _matches(_COOKIE_DOMAIN, self.domain):
             raise ValueError(f"Cookie.domain is {self.domain!r}; it must be a host name such as example.org, or None")

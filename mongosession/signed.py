@@ -11,8 +11,8 @@ type of a session exactly, and its decoder is C that is there anyway. Where that
 (RFC 1951, raw) against a dictionary of what BSON and sessions repeat.
 
 A value that verifies was signed by somebody who has the key, and by nobody else. What it holds is bounded and checked
-all the same: a version to come may sign what this one does not know. (That of a name that stands twice the last counts,
-as ever in BSON, costs nothing; to notice it would cost as much as decoding all of it again.)
+all the same: a version to come may sign what this one does not know. Only data that are written again as they stand
+there are taken, so no name stands twice.
 """
 
 import binascii
@@ -37,7 +37,7 @@ _FLAGS = {*range(8), *range(12, 16)}  # 8 comes with 4 only
 _HEAD = struct.Struct(">BB16sHIHI")
 _DOUBLE = struct.Struct(">d")
 _LOW = 0xFFFFFFFF
-_SHORTEST = _HEAD.size + MAC_BYTES
+_SHORTEST_TEXT = -(-(_HEAD.size + MAC_BYTES) * 4 // 3)  # without padding
 
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _STANDARD = bytes.maketrans(b"-_+/=", b"+/...")  # the dot is in no alphabet
@@ -133,7 +133,7 @@ class SignedCodec:
         Args:
             text: the cookie's value, as it came.
         """
-        if len(text) > self._longest or not text.isascii():  # before any work is spent on it
+        if not _SHORTEST_TEXT <= len(text) <= self._longest or not text.isascii():  # before any work is spent on it
             return None
         standard = text.encode("ascii").translate(_STANDARD) + b"=" * (-len(text) % 4)
         try:
@@ -141,7 +141,7 @@ class SignedCodec:
         except binascii.Error:
             return None
         # The decoder skips what it does not know and ignores bits left over: only the canonical spelling is taken.
-        if len(raw) < _SHORTEST or b2a_base64(raw, newline=False) != standard:
+        if b2a_base64(raw, newline=False) != standard:
             return None
         payload = raw[:-MAC_BYTES]
         role = self._signer.verify(payload, raw[-MAC_BYTES:])

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import bson
 import bson.errors
-from bson.binary import UUID_SUBTYPE, Binary, UuidRepresentation
+from bson.binary import ALL_UUID_SUBTYPES, Binary, UuidRepresentation
 from bson.code import Code
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.dbref import DBRef
@@ -157,7 +157,7 @@ def encode(key: str, value: Any) -> bytes:
         raise DataError(
             f"session[{key!r}] holds text that is not valid Unicode (a lone surrogate); store it as bytes", key
         ) from None
-    except (bson.errors.BSONError, ValueError, TypeError, RecursionError) as error:
+    except (bson.errors.BSONError, ValueError, TypeError, RecursionError, SystemError) as error:
         raise DataError(f"session[{key!r}] holds a value that BSON cannot: {error}", key) from None
 
 
@@ -170,7 +170,7 @@ def plain_encoding(data: Mapping[str, Any]) -> bytes | None:
     """The BSON of data as they stand, nothing prepared: of use to see whether they change. None where there is none."""
     try:
         return bson.encode(data, codec_options=OPTIONS)
-    except (bson.errors.BSONError, ValueError, TypeError, OverflowError, RecursionError):
+    except (bson.errors.BSONError, ValueError, TypeError, OverflowError, RecursionError, SystemError):
         return None
 
 
@@ -204,17 +204,20 @@ def load(raw: bytes) -> dict[str, Any]:
 
 
 def load_safely(raw: bytes) -> dict[str, Any] | None:
-    """The data of bytes that need not come from ``dump``, names decoded, or None where they are no BSON or nested
-    beyond ``MAX_DEPTH``. Never raises. As ever in BSON, of a name that stands twice the last counts."""
+    """The data of bytes that need not come from ``dump``, names decoded, or None where it would not write them so: they
+    are no BSON, a name stands twice in them, or they are nested beyond ``MAX_DEPTH``. Never raises."""
     try:
         data = load_names(raw)
         # Where the bytes that begin a level are fewer than that, none is too deep.
         if len(raw) > MAX_DEPTH * _LEVEL and len(raw) - len(raw.translate(None, _OPENINGS)) > MAX_DEPTH:
             for name, value in data.items():
                 prepare(name, value)
+        content = _decoded(data, raw)
+        if content is not data:  # two names may be of one key
+            data = {encode_name(key): prepare(key, value) for key, value in content.items()}
+        return content if dump(data) == raw else None
     except Exception:  # noqa: BLE001  # whatever a decoder raises for bytes that are no BSON
         return None
-    return _decoded(data, raw)
 
 
 def load_names(raw: bytes) -> dict[str, Any]:
@@ -280,7 +283,7 @@ def _prepare(key: str, value: Any, depth: int) -> Any:
         value, Code | DBRef
     ):  # written as they are, but what they hold counts: MongoDB refuses what is too deep
         _prepare(key, value.scope if isinstance(value, Code) else value.as_doc(), depth + 1)
-    if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE and len(value) != 16:
+    if isinstance(value, Binary) and value.subtype in ALL_UUID_SUBTYPES and len(value) != 16:
         raise DataError(f"session[{key!r}] holds a Binary of {len(value)} bytes that says it is a UUID", key)
     return value
 

@@ -381,6 +381,20 @@ MUTANTS = (
         "what deflates beyond the limit is not inflated: no bomb goes off",
     ),
     Mutant(
+        "values",
+        "return content if dump(data) == raw else None",
+        "return content",
+        "signed",
+        "no name stands twice in what a visitor's cookie holds",
+    ),
+    Mutant(
+        "plan",
+        "moved.created_at if moved is not None and subject is None else now",
+        "now",
+        "anonymous",
+        "a visitor's old cookie that moves into the database grows no younger",
+    ),
+    Mutant(
         "cookies",
         "HttpOnly{secure}",
         "{secure}",

@@ -1,15 +1,21 @@
 """Visitors whose sessions live in a signed cookie, and move into the database when it matters."""
 
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
+from bson.binary import Binary
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mongosession import Cookie, DataError, EventKind, MemoryStore, Session, SessionEngine, StoreUnavailable, Timeouts
 from mongosession.signed import MAX_COOKIE
 from mongosession.testing import Browser, seeded
 
+from .building import alike, fuzz
+from .test_values import KEYS, VALUES
 from .world import KEY, World, away
 
 
@@ -79,6 +85,29 @@ async def test_what_was_stored_comes_back_as_it_was(world: World) -> None:
     data = {"": b"\0", "a.b$": [1, {"%": None}], "when": datetime(2001, 2, 3, 4, 5, 6, 789000, tzinfo=UTC), "n": 2**40}
     await visit(world, **data)
     assert await world.read() == data
+
+
+NONE_OF_BSON = st.sampled_from(
+    [2**63, -(2**63) - 1, {1}, {1: 2}, "\ud800", object(), 1j, date(2030, 1, 1), Binary(b"x", 4), [(), {"a": set()}]]
+)
+
+
+@fuzz
+@given(data=st.dictionaries(KEYS, VALUES | st.floats() | NONE_OF_BSON, max_size=4))
+async def test_values_are_taken_and_come_back_as_in_the_database(data: dict[str, Any]) -> None:
+    told: list[Any] = []
+    for anonymous in ("cookie", "database"):
+        world = World(anonymous=anonymous)
+        try:
+            await visit(world, **data)
+        except DataError as error:
+            told.append(re.sub("0x[0-9a-f]+", "", str(error)))
+            continue
+        exchange = world.browser.send()
+        session = await exchange.open()
+        told.append((list(session), alike(session)))
+        assert await exchange.answer() == [("Vary", "Cookie")]
+    assert told[0] == told[1]
 
 
 async def test_set_cookie_only_when_something_changed_or_the_timeout_has_to_move(world: World) -> None:
@@ -272,20 +301,36 @@ async def test_a_life_of_its_own_moves_along(world: World) -> None:
     assert record.expires_at == world.clock() + 3600
 
 
-async def test_it_moves_before_the_cookie_is_too_long(world: World) -> None:
-    moved = 0
-    for length in range(2800, 3200):
-        world.browser.jar.cookies.clear()
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        Cookie(),
+        Cookie(name="s"),
+        Cookie(name="n" * 300, persistent=False),
+        Cookie(
+            name="__Secure-shop", domain="shop.example.org", path="/" + "p" * 900, same_site="none", partitioned=True
+        ),
+    ],
+    ids=lambda cookie: cookie.name[:13],
+)
+async def test_it_moves_just_before_the_cookie_is_too_long(cookie: Cookie) -> None:
+    """Browsers count name and value: not the = between them, nor the attributes."""
+    world = World(anonymous="cookie", cookie=cookie)
+    longest = 0
+    for length in range(2750, 3050):
         exchange = world.browser.send()
         (await exchange.open())["x"] = seeded(length)(length)
         [line] = [value for field, value in await exchange.answer() if field == "Set-Cookie"]
-        pair = line.partition(";")[0]
-        moved += len(world.store.take())
-        assert len(pair) - 1 <= MAX_COOKIE
-        exchange.deliver()
-        assert len((await world.read())["x"]) == length
-        world.store.take()
-    assert 0 < moved < 400
+        name, _, value = line.partition(";")[0].partition("=")
+        assert name == cookie.name
+        assert len(name) + len(value) <= MAX_COOKIE
+        if world.store.take() == ["create"]:
+            assert len(value) == 64  # a token
+            break
+        assert (await world.engine.open(f"{name}={value}"))["x"] == seeded(length)(length)
+        longest = len(name) + len(value)
+    assert MAX_COOKIE - 2 <= longest <= MAX_COOKIE  # three bytes are four characters
+    assert world.happened() == [EventKind.CREATED]
 
 
 async def test_after_a_log_out_a_visitor_is_a_visitor_again(world: World) -> None:
@@ -336,11 +381,17 @@ async def test_flash_messages_and_defaults(world: World) -> None:
         assert await session.pop_once("none", "default") == "default"
         assert await session.set_default("n", 2) == 1
     assert world.store.take() == []
+    stays = world.browser.jar.copy()
     async with world.browser.visit() as session:
         assert await session.pop_once("flash") == "hi"
+    assert world.store.take() == ["create"]
+    assert await world.read() == {"n": 1}
+    world.browser.jar = stays
+    world.store.take()
+    async with world.browser.visit() as session:
         assert await session.set_default("m", 3) == 3
     assert world.store.take() == ["create"]
-    assert await world.read() == {"n": 1, "m": 3}
+    assert await world.read() == {"flash": "hi", "n": 1, "m": 3}
 
 
 # Once the headers have gone.
@@ -424,6 +475,43 @@ async def test_whoever_turns_it_off_starts_anew(world: World) -> None:
     world.browser.engine = world.serve()
     assert await world.read() == {}
     assert world.store.take() == []
+
+
+async def test_whoever_turns_it_on_leaves_in_the_database_what_is_there(world: World) -> None:
+    world.browser.engine = world.serve()
+    await visit(world, n=1)
+    world.browser.engine = world.engine
+    world.store.take()
+    await visit(world, n=2)
+    assert world.store.take() == ["load", "update"]
+    async with world.browser.visit() as session:
+        assert (session, session.subject) == ({"n": 2}, None)
+        session.destroy()
+    world.store.take()
+    await visit(world, n=3)
+    assert await world.read() == {"n": 3}
+    assert world.store.take() == []
+
+
+async def test_servers_with_and_without_it_side_by_side(world: World) -> None:
+    """The ones without leave a visitor's cookie alone, unless they store something: all of them take a token."""
+    without = world.serve()
+    await visit(world, n=1)
+    before = text(world)
+    world.browser.engine = without
+    assert await world.read() == {}
+    world.clock.advance(300)
+    assert await world.read() == {}
+    assert text(world) == before
+    world.browser.engine = world.engine
+    assert await world.read() == {"n": 1}
+    world.browser.engine = without
+    await visit(world, n=5)
+    assert world.store.take() == ["create"]
+    for engine in (world.engine, without, world.engine):
+        world.browser.engine = engine
+        assert await world.read() == {"n": 5}
+        assert world.store.take() == ["load"]
 
 
 async def test_a_signed_cookie_beside_a_token_opens_nothing(world: World) -> None:

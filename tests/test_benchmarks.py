@@ -1,10 +1,16 @@
-"""The page of benchmarks says what the committed results say."""
+"""The page of benchmarks says what the committed results say, and the one of visitors how long cookies are."""
+
+import json
+import re
+from importlib.util import find_spec
+from random import Random
 
 import pytest
 
+from bench import cookies
 from bench.__main__ import PARTS
 from bench.report import MARKED, PAGE, PLOTS, digest, plot, render
-from bench.results import Figure, read
+from bench.results import ROOT, Figure, read
 
 PARTS_FOUND = read()
 
@@ -40,3 +46,44 @@ def test_reached() -> None:
 
 def test_the_median_of_rounds_has_its_quartiles() -> None:
     assert Figure.of("", [5, 1, 4, 2, 3]) == Figure("", 3, low=2, high=4)
+
+
+VISITORS = (ROOT / "docs" / "visitors.md").read_text()
+
+
+def test_the_page_of_visitors_says_how_long_cookies_are() -> None:
+    """Beside those of the frameworks that are installed here; another zlib may find other matches."""
+    lines = re.findall(r"^\|(?:[^|\n]*\|){6}$", VISITORS, re.MULTILINE)
+    titles, _, *rows = ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines)
+    assert titles == ["a session of", "JSON", *cookies.WRITERS]
+    samples = cookies.samples()
+    assert [row[0] for row in rows] == list(samples)
+    lengths = {row[0]: dict(zip(titles[1:], map(int, row[1:]), strict=True)) for row in rows}
+    assert {what: row["JSON"] for what, row in lengths.items()} == {
+        what: len(json.dumps(data, separators=(",", ":"))) for what, data in samples.items()
+    }
+    there = {
+        name: make() for name, make in cookies.WRITERS.items() if name == "mongosession" or find_spec(name.lower())
+    }
+    for name, write in there.items():
+        for what, data in samples.items():
+            assert len(write(data)) == pytest.approx(lengths[what][name], rel=0.02), (what, name)
+
+
+def test_ours_is_as_long_as_the_page_says_beside_the_others() -> None:
+    lines = re.findall(r"^\| (?:pref|that|500).*\|$", VISITORS, re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        ours, starlette, flask, django = (int(cell.strip(" *")) for cell in line.strip("|").split("|")[2:])
+        assert ours < starlette
+        assert ours <= 1.15 * min(flask, django)  # "up to 15 %"
+
+
+def test_what_fits_into_a_cookie_is_what_the_page_says() -> None:
+    write = cookies.mongosession()
+    items = cookies.basket(140, Random(7))
+    assert write({"cart": items})
+    assert 9_800 < len(json.dumps({"cart": items}, separators=(",", ":"))) < 10_400
+    assert not write({"cart": cookies.basket(150, Random(7))})
+    assert write({"blob": Random(7).randbytes(3_000)})
+    assert not write({"blob": Random(7).randbytes(3_100)})

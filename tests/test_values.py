@@ -38,6 +38,7 @@ from mongosession.values import (
     load,
     load_names,
     load_safely,
+    plain_encoding,
     prepare,
     without,
     without_twins,
@@ -333,7 +334,20 @@ UNSTORABLE = [
     Binary(b"short", 4),  # BSON takes it for a UUID when it is read, and fails
     Code("f", {"a": Binary(b"short", 4)}),
     DBRef("c", Binary(bytes(17), 4)),
+    Binary(b"short", 3),  # PyMongo 4.13 fails at that of old, too
 ]
+
+
+def test_a_driver_that_stumbles_is_an_error_that_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyMongo 4.13 raises that for a Binary of subtype 255."""
+
+    def stumble(*_: Any, **__: Any) -> bytes:
+        raise SystemError("returned NULL without setting an exception")
+
+    monkeypatch.setattr("bson.encode", stumble)
+    with pytest.raises(DataError, match=r"session\['the\.key'\] holds a value that BSON cannot: returned NULL"):
+        encode("the.key", Binary(b"x", 255))
+    assert plain_encoding({"the.key": Binary(b"x", 255)}) is None
 
 
 @pytest.mark.parametrize("value", UNSTORABLE, ids=lambda value: type(value).__name__)
@@ -354,8 +368,9 @@ def test_what_bson_cannot_hold_is_an_error_that_names_the_key(value: Any, wrap: 
         ([{5: 1}], "the key 5; keys must be str"),
         (looped(), f"more than {MAX_DEPTH} levels"),
         (Binary(b"short", 4), "Binary of 5 bytes that says it is a UUID"),
+        (Binary(bytes(17), 3), "Binary of 17 bytes that says it is a UUID"),
     ],
-    ids=["set", "integer", "date", "text", "key", "loop", "uuid"],
+    ids=["set", "integer", "date", "text", "key", "loop", "uuid", "old uuid"],
 )
 def test_the_error_says_why(value: Any, why: str) -> None:
     with pytest.raises(DataError, match=why):

@@ -145,6 +145,19 @@ async def test_nothing_of_a_destroyed_session_is_stored_after_the_headers(world:
     assert text(world) == ""
 
 
+async def test_a_second_log_out_after_the_headers_has_nothing_to_drop(world: World) -> None:
+    await visit(world, n=1)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session.destroy()
+    await exchange.answer()
+    exchange.deliver()
+    session.destroy()
+    assert not await session.save()
+    assert world.happened() == []
+    assert text(world) == ""
+
+
 async def test_changes_after_the_headers_are_told_once_each(world: World) -> None:
     await visit(world, n=1)
     exchange = world.browser.send()
@@ -215,6 +228,18 @@ async def test_a_log_out_that_stores_what_has_to_be_protected(world: World) -> N
     assert await world.read() == {"m": 1}
 
 
+async def test_a_log_out_of_what_had_ended_meanwhile_stores_all_the_same(world: World) -> None:
+    async with world.browser.visit() as session:
+        session.renew(subject="user:42")
+    async with world.browser.visit() as session:
+        assert await world.engine.revoke_subject("user:42") == 1
+        session.destroy()
+        session["bye"] = True
+    world.store.take()
+    assert await world.read() == {"bye": True}
+    assert world.store.take() == []
+
+
 async def test_a_life_of_its_own_ends_with_the_session(world: World) -> None:
     async with world.browser.visit() as session:
         session["n"] = 1
@@ -235,6 +260,23 @@ async def test_a_cookie_that_is_due_goes_out_with_a_5xx_and_its_data_as_they_wer
     assert text(world) != before
     world.clock.advance(IDLE / 2 + 1)
     assert await world.read() == {"n": 1}
+
+
+async def test_a_visitor_was_seen_when_the_request_came_and_not_when_it_was_answered(world: World) -> None:
+    await visit(world, n=1)
+    world.clock.advance(IDLE / 2)
+    exchange = world.browser.send()
+    (await exchange.open())["n"] = 2
+    came = world.clock()
+    world.clock.advance(IDLE / 2)
+    await exchange.answer()
+    exchange.deliver()
+    async with world.browser.visit(tokens=False) as session:
+        assert session == {"n": 2}
+        assert session.seen_at is not None
+        assert session.seen_at.timestamp() == came
+    world.clock.advance(IDLE / 2)
+    assert await world.read() == {}
 
 
 async def test_a_move_without_tokens_goes_out_all_the_same(world: World) -> None:

@@ -50,7 +50,8 @@ async def plant(request: Request) -> Response:
     """A cookie of so many octets, name and value together, and nothing of ours."""
     name = request.path_params["name"]
     value = "x" * (request.path_params["octets"] - len(name))
-    return JSONResponse({}, headers={"Set-Cookie": f"{name}={value}; Path=/; Secure; HttpOnly; SameSite=Lax"})
+    attributes = f"Path=/; Max-Age=34560000; Secure; HttpOnly; SameSite=Lax; Comment={'x' * 900}"  # which do not count
+    return JSONResponse({}, headers={"Set-Cookie": f"{name}={value}; {attributes}"})
 
 
 class Visitor:
@@ -158,7 +159,7 @@ def test_scripts_do_not_see_it(visitor: Visitor) -> None:
     assert visitor.driver.execute_script("return document.cookie") == ""
 
 
-@pytest.mark.parametrize("name", ["__Host-other", "x"])
+@pytest.mark.parametrize("name", ["__Host-other", "x", "n" * 300])
 def test_what_a_browser_takes(visitor: Visitor, name: str) -> None:
     """The limit is the browser's own: an octet more, and the cookie is dropped without a word."""
     visitor.get(f"plant/{name}/4096")

@@ -239,17 +239,13 @@ async def test_what_verifies_and_is_no_session_opens_nothing(gate: Gate) -> None
         holding(b"\xff"),
         holding(b"\x02a\0\xff\xff\xff\x7f"),
         holding_data(document(b"\x02a\0\x02\0\0\0\xff\0")),
+        holding_data(document(b"\x08a\0\x00\x08a\0\x01")),  # a name that stands twice
+        holding_data(document(b"\x03a\0" + document(b"\x08b\0\x00\x08b\0\x01"))),
         holding(b"", 64),
         text_of(b"\x03" + raw_of(TEXTS[0])[1:-16]),
         text_of(raw_of(TEXTS[0])[:20]),
         text_of(b""),
     )
-
-
-async def test_a_name_that_stands_twice_opens_what_comes_last(gate: Gate) -> None:
-    text = holding_data(document(b"\x08a\0\x00\x08a\0\x01"))
-    session = await gate.engine.open(f"{NAME}={text}")
-    assert session == {"a": True}
 
 
 async def test_a_token_is_no_data_and_data_are_no_token(gate: Gate) -> None:
