@@ -50,6 +50,7 @@ APPLICATION_KILLED = "application processes killed with SIGKILL"
 APPLICATION_RESTARTED = "application processes restarted with another ring of keys"
 KEYS_CHANGED = "keys changed in three steps"
 
+SLOWEST = "seconds, the slowest recovery after the database's"
 SLOW = f"recoveries later than {RECOVERY_SECONDS:.0f} s after the database's"
 STALE = "stale answers although no primary had been cut off"
 
@@ -418,7 +419,7 @@ def _result(stage: Stage, expected: Iterable[str], took: float) -> Result:
             "operations in the history": len(crowd.history),
             "stale answers of primaries that had been cut off": len(stale) - len(elsewhere),
             "recoveries": len(stage.recoveries),
-            "seconds, the slowest recovery after the database's": round(slowest, 1),
+            SLOWEST: round(slowest, 1),
             "seconds of faults": round(took),
         },
         faults={name: stage.faults[name] for name in (*expected, APPLICATION_KILLED)} | {errors: sum(seen)},

@@ -45,6 +45,7 @@ SETTINGS = {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 2000}
 REJOIN_SECONDS = 60.0
 
 ROLLED_BACK = "rotations rolled back"
+VERIFIED = "rollbacks, seen in the member's rollback id and in what it lost"
 
 SHOWN = 10
 """Breaches that are printed."""
@@ -201,7 +202,7 @@ def run(seconds: float, seed: int, *, rollbacks: int = ROLLBACKS) -> Result:
         while verified < rollbacks and time.monotonic() < until:
             rounds += 1
             verified += roll_back(replicas, site, runner)
-    site.faults["rollbacks, seen in the member's rollback id and in what it lost"] = verified
+    site.faults[VERIFIED] = verified
     return _findings(site, rounds)
 
 
