@@ -40,7 +40,7 @@ PARTS = {
     "expiry": Part(60),
     "clocks": Part(60),
     "slow": Part(120),
-    "browser": Part(180, {browser.KILLED: 20, browser.WRITTEN: 20}),
+    "browser": Part(180, {browser.KILLED: 20, browser.WRITTEN: 20, browser.IN: 20}),
     "endurance": Part(420, {"requests": endurance.REQUESTS}),
 }
 """The parts in their order: 27 minutes and a half."""

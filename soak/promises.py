@@ -96,7 +96,7 @@ PROMISES = (
         {
             "faults": ["browsers", "tokens given", Rule.REFUSED, Rule.REVERTED, browsers.REPLACED, browsers.GAVE_UP],
             "rollback": [rollback.VERIFIED, rollback.ROLLED_BACK, Rule.REFUSED],
-            "browser": [browser.KILLED, "restarts that were still logged in", browser.OUT, browser.ELSEWHERE],
+            "browser": [browser.KILLED, browser.IN, browser.OUT, browser.ELSEWHERE],
             "slow": ["rotations", "people logged out", "sessions revoked"],
         },
     ),
@@ -161,7 +161,7 @@ PROMISES = (
         [
             "test_key_change.py::test_nobody_is_logged_out_at_any_step",
             "test_key_change.py::test_two_servers_on_mongodb",
-            "test_outage.py::test_a_cancelled_commit_runs_to_its_end",
+            "test_killed.py::test_killed_between_any_two_steps",
         ],
         {"faults": [faults.KEYS_CHANGED, faults.APPLICATION_RESTARTED, faults.APPLICATION_KILLED, Rule.REFUSED]},
     ),
