@@ -25,7 +25,7 @@ from mongosession import Rotation
 from . import checker
 from .application import DATABASE, Application, die_with
 from .browsers import Crowd
-from .history import Operation
+from .history import Operation, keep
 from .network import Machine, apart, machines
 from .replicaset import Member, Place, ReplicaSet, wait
 from .result import Result
@@ -354,8 +354,8 @@ def soak(
     faults: Sequence[Fault] = ANYWHERE,
     on: Sequence[Machine] = (),
     drivers: Sequence[str] = DRIVERS,
-    browsers: int = 100,
-    think: float = 1.0,
+    browsers: int = 200,
+    think: float = 2.0,
 ) -> Result:
     """Let faults happen for so long, all of them in each round, and at least one round.
 
@@ -401,6 +401,7 @@ def soak(
 
 def _result(stage: Stage, expected: Iterable[str], took: float) -> Result:
     crowd = stage.crowd
+    keep(crowd.history, "faults")
     accepted = Rotation(ttl=stage.applications[0].settings.ttl).accepted
     at_once = checker.judge(crowd.history, accepted=accepted)
     in_time = checker.judge(crowd.history, accepted=accepted, stale=STALE_SECONDS)

@@ -23,7 +23,7 @@ from mongosession import MongoStore, Rotation, SessionEngine, Verdict
 from mongosession.tokens import session_id
 
 from .checker import judge, losses
-from .history import Kind, Operation
+from .history import Kind, Operation, keep
 from .replicaset import Member, ReplicaSet, wait
 from .result import Result
 from .visitor import OWNER, Shifted, Visitor
@@ -244,6 +244,7 @@ def _has(member: Member, mark: str) -> bool:
 
 
 def _findings(site: Site, rounds: int) -> Result:
+    keep(site.history, "rollback")
     breaches = judge(site.history, accepted=Rotation(ttl=TTL).accepted)
     for breach in breaches[:SHOWN]:
         print(f"{breach.rule}: {breach.message}")

@@ -28,7 +28,7 @@ from mongosession.tokens import TokenCodec
 from tests.worlds.servers import Running, serving
 
 from . import checker
-from .history import Kind, Operation, Outcome
+from .history import Kind, Operation, Outcome, keep
 from .proxy import Fault, Proxy
 from .result import Result
 
@@ -437,6 +437,7 @@ def run(
         ]
         load = Load(sites, proxy, tally, chance)
         asyncio.run(load.run(bad, end, phase))
+    keep(tally.history, "slow")
     breaches = checker.judge(tally.history, accepted=Rotation().accepted)
     tally.losses.update(checker.losses(breaches))
     for breach in breaches[:SHOWN]:
