@@ -300,7 +300,7 @@ class SessionEngine:
     async def _pop_once(self, session: Session, key: str, default: Any) -> Any:
         about = tracker(session)
         if await self._is_own(session, about, key):
-            about.protected = about.protected or key in session
+            about.protected, about.asked = about.protected or key in session, True
             return session.pop(key, default)
         record, present = about.record, None
         if record is not None:
@@ -316,12 +316,12 @@ class SessionEngine:
         about = tracker(session)
         own, record = await self._is_own(session, about, key), about.record
         if own or record is None or (not about.answered and key in session):
-            about.protected = about.protected or key not in session
+            about.protected, about.asked = about.protected or key not in session, True
             return session.setdefault(key, value)
         prepared = prepare(key, value)
         encoding = encode(key, prepared)
         if (size := about.size_with(encoding)) > self.terms.max_data:
-            raise too_large(key, encoding, size, self.terms.max_data)
+            raise too_large(key, len(encoding) - len(EMPTY), size, self.terms.max_data)
         call = self.store.set_default(record.id, encode_name(key), prepared, epoch=record.epoch)
         try:
             present = await self._at_once(about, call)

@@ -161,9 +161,9 @@ def plan(
         DataError: the session holds what cannot be stored, or more than the limit.
     """
     about = tracker(session)
-    if status < 500 and not _due(about, terms, now, sent=sent, early=early) and about.unchanged(session):
+    difference = _measured(about, session, terms.max_data) if status < 500 else None
+    if difference is None and status < 500 and not _due(about, terms, now, sent=sent, early=early):
         return SEEN if about.accessed and not sent and not early else NOTHING
-    difference = None if status >= 500 else _measured(about, session, terms.max_data)
     delta = difference.delta if difference is not None else None
     case = _Case(
         session=session,
@@ -202,7 +202,7 @@ SEEN = Plan(vary=True)
 def _due(about: Tracker, terms: Terms, now: float, *, sent: bool, early: bool) -> bool:
     """Whether a request that has changed nothing may have something to write or to send all the same."""
     judged, record = about.judgement, about.record
-    if about.asks or judged.mint is not None or judged.offer is not None:
+    if about.asked or about.owed is not None or judged.mint is not None or judged.offer is not None:
         return True
     if record is None:
         return False
@@ -229,18 +229,18 @@ class _Case(NamedTuple):
     protected: bool
 
 
-def _measured(about: Tracker, session: Session, max_data: int) -> Difference:
+def _measured(about: Tracker, session: Session, max_data: int) -> Difference | None:
     difference = about.compare(session)
-    if difference.grown and difference.size > max_data:
-        key = max(difference.keys, key=lambda key: len(difference.encodings.get(key, b"")))
-        raise too_large(key, difference.encodings[key], difference.size, max_data)
+    if difference is not None and difference.grown and difference.size > max_data:
+        key = max(difference.sizes, key=lambda key: difference.sizes[key])
+        raise too_large(key, difference.sizes[key], difference.size, max_data)
     return difference
 
 
-def too_large(key: str, encoding: bytes, size: int, max_data: int) -> DataError:
+def too_large(key: str, takes: int, size: int, max_data: int) -> DataError:
     """What is raised where a value would take the data over the limit."""
     return DataError(
-        f"the session's data would take {size} bytes, {len(encoding)} of them session[{key!r}]; the limit is "
+        f"the session's data would take {size} bytes, {takes} of them session[{key!r}]; the limit is "
         f"{max_data} (SessionEngine(max_data=...))",
         key,
     )

@@ -57,6 +57,12 @@ class Judgement(NamedTuple):
     clock_broken: bool = False
 
 
+_NOTHING_DUE = (0, None, None, False, False)
+
+NOBODY = Judgement(Verdict.ANONYMOUS, 0.0)
+"""Where there is no cookie of ours: nothing is judged, and nothing is written that carries the time."""
+
+
 def judge(
     token: Token, record: Record | None, *, now: float, rotation: Rotation, timeouts: Timeouts, large_body: bool = False
 ) -> Judgement:
@@ -83,7 +89,7 @@ def judge(
         return Judgement(Verdict.AHEAD, now, behind, mint=token.generation)
     if behind == 0:
         if not due:
-            return Judgement(Verdict.CURRENT, now)
+            return tuple.__new__(Judgement, (Verdict.CURRENT, now, *_NOTHING_DUE))  # as for most: what it takes counts
         successor = token.generation + 1
         return Judgement(Verdict.DUE, now, mint=successor, offer=successor, clock_broken=broken)
     if behind < rotation.window:

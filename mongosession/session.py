@@ -1,7 +1,8 @@
 """The dictionary that a handler sees.
 
 A ``Session`` is a real ``dict``, with every one of its methods overridden to note that the session was looked at: a
-response that depends on it must say ``Vary: Cookie``. Changes need no noting; ``tracker.py`` finds them at commit.
+response that depends on it must say ``Vary: Cookie``. Those that hand values out note, too, where that may be a
+container, which can be changed without any method of the session. ``tracker.py`` finds at commit what has changed.
 (Extensions in C may look past the methods: ``json.dumps`` does so for an empty dictionary, and for no other.)
 """
 
@@ -14,7 +15,7 @@ from typing import Any, Final, NoReturn, Self
 from mongosession.errors import DataError
 from mongosession.events import Verdict
 from mongosession.tracker import Calls, Life, Operator, Renewal, Tracker
-from mongosession.values import encode, prepare, without, without_twins
+from mongosession.values import IMMUTABLE, encode, prepare, without, without_twins
 
 MAX_SUBJECT = 512
 """Characters of a subject: it is an identifier, and indexed."""
@@ -127,7 +128,7 @@ class Session(dict[str, Any]):
         before = self.subject
         if subject is KEEP:
             sets = tracker.intent is not None and (tracker.intent == "destroy" or tracker.intent.sets_subject)
-            tracker.intent = Renewal(before, sets)
+            tracker.intent, tracker.asked = Renewal(before, sets), True
             return
         if subject is not None:
             if not isinstance(subject, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
@@ -141,12 +142,12 @@ class Session(dict[str, Any]):
             before = tracker.lost.subject  # whose data the dictionary still shows
         if before is not None and subject != before:
             tracker.start_empty(self)
-        tracker.intent = Renewal(subject, sets_subject=True)
+        tracker.intent, tracker.asked = Renewal(subject, sets_subject=True), True
 
     def destroy(self) -> None:
         """Log-out: at commit the session ends and the cookie is deleted. The dictionary is emptied now; what is stored
         afterwards starts a new session. ``clear()`` is no log-out: it only empties the data."""
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.asked = True
         self._tracker.start_empty(self)
         self._tracker.intent = "destroy"
 
@@ -174,6 +175,7 @@ class Session(dict[str, Any]):
             )
         if not isinstance(persistent, bool | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"set_expiry(persistent={persistent!r}): it must be True, False or None")
+        self._tracker.asked = True
         self._tracker.life = Life(None if idle is None else float(idle), persistent)
 
     def describe(self, /, **details: str | None) -> None:
@@ -199,6 +201,7 @@ class Session(dict[str, Any]):
                 )
             if text is not None and not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"describe({name}={text!r}): a detail must be a str")
+        self._tracker.asked = True
         self._tracker.description = {
             name: _NO_UTF8.sub("\N{REPLACEMENT CHARACTER}", str.__str__(text[:MAX_DETAIL]))
             for name, text in details.items()
@@ -224,7 +227,7 @@ class Session(dict[str, Any]):
         """Move a session that lives in its cookie into the database, when the request completes: before data that must
         be secret, that must be handed out once, or that must not be brought back by an old cookie. A session of the
         database, and one that stores nothing, is left as it is."""
-        self._tracker.protected = True
+        self._tracker.protected = self._tracker.asked = True
 
     async def pop_once(self, key: str, default: Any = None) -> Any:
         """Take a value out of the session at once, so that exactly one of many parallel requests gets it: a one-time
@@ -330,12 +333,20 @@ class Session(dict[str, Any]):
         self._tracker.accessed = True
 
     def __getitem__(self, key: str, /) -> Any:
-        self._tracker.accessed = True
-        return dict.__getitem__(self, key)
+        tracker = self._tracker
+        tracker.accessed = True
+        value = dict.__getitem__(self, key)
+        if type(value) not in IMMUTABLE:
+            tracker.lent = True
+        return value
 
     def get(self, key: str, default: Any = None, /) -> Any:
-        self._tracker.accessed = True
-        return dict.get(self, key, default)
+        tracker = self._tracker
+        tracker.accessed = True
+        value = dict.get(self, key, default)
+        if type(value) not in IMMUTABLE:
+            tracker.lent = True
+        return value
 
     def __contains__(self, key: object, /) -> bool:
         self._tracker.accessed = True
@@ -354,34 +365,34 @@ class Session(dict[str, Any]):
         return dict.__len__(self)
 
     def keys(self) -> KeysView[str]:  # type: ignore[override]
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.lent = True
         return dict.keys(self)
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.lent = True
         return dict.values(self)
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.lent = True
         return dict.items(self)
 
     def __eq__(self, other: object, /) -> bool:
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.lent = True
         return dict.__eq__(self, other)
 
     def __ne__(self, other: object, /) -> bool:
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.lent = True
         return dict.__ne__(self, other)
 
     __hash__ = None
 
     def __repr__(self) -> str:
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.lent = True
         return dict.__repr__(self)
 
     def copy(self) -> dict[str, Any]:
         """The data as a plain dictionary."""
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.lent = True
         return dict(dict.items(self))
 
     def __or__(self, other: dict[str, Any], /) -> dict[str, Any]:  # type: ignore[override]
@@ -394,8 +405,10 @@ class Session(dict[str, Any]):
         return dict, (self.copy(),)  # copied or pickled, it is a plain dictionary
 
     def __setitem__(self, key: str, value: Any, /) -> None:
-        self._tracker.accessed = True
-        self._tracker.forget(key)
+        tracker = self._tracker
+        tracker.accessed = True
+        if tracker.operations:
+            tracker.forget(key)
         dict.__setitem__(self, key, value)
 
     def __delitem__(self, key: str, /) -> None:
@@ -404,16 +417,16 @@ class Session(dict[str, Any]):
         self._tracker.forget(key)
 
     def setdefault(self, key: str, default: Any = None, /) -> Any:
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.lent = True
         return dict.setdefault(self, key, default)
 
     def pop(self, key: str, /, *default: Any) -> Any:
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.lent = True
         self._tracker.forget(key)
         return dict.pop(self, key, *default)
 
     def popitem(self) -> tuple[str, Any]:
-        self._tracker.accessed = True
+        self._tracker.accessed = self._tracker.lent = True
         key, value = dict.popitem(self)
         self._tracker.forget(key)
         return key, value

@@ -1,8 +1,9 @@
 """What stands behind a session: how its cookie was judged, what was read, what the handler did to it.
 
 What changed is found at commit, key by key, against what was read: the same object of an immutable type is unchanged,
-anything else is compared by its encoding. So no way to change a session goes unnoticed, nested ones included, and no
-method has to raise a flag. For the plan and the engine; applications use the ``Session``.
+and so is a container that no method of the session has handed out; anything else is compared by its encoding. So no
+way to change a session goes unnoticed, nested ones included. For the plan and the engine; applications use the
+``Session``.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from mongosession.errors import DataError
 from mongosession.events import Verdict
-from mongosession.rotation import Judgement
+from mongosession.rotation import NOBODY, Judgement
 from mongosession.signed import Signed
 from mongosession.store import Record
 from mongosession.tokens import Token
@@ -19,6 +20,7 @@ from mongosession.values import (
     EMPTY,
     IMMUTABLE,
     Delta,
+    element_size,
     encode,
     encode_name,
     load,
@@ -103,7 +105,7 @@ class State(NamedTuple):
     """What a commit changes of a tracker: the base of the comparison, and what was asked for."""
 
     base: Mapping[str, Any]
-    encodings: dict[str, bytes]
+    encodings: Mapping[str, bytes]
     size: int
     operations: Mapping[str, Operation]
     replaced: bool
@@ -114,21 +116,23 @@ class State(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What a commit has to know of the data.
+    """What a commit has to know of the data where they have changed.
 
     Attributes:
-        delta: what changed, or None.
+        delta: what changed.
         keys: the session keys that changed.
         size: bytes of the whole data, as this request sees them.
         grown: they are more than what was read.
-        encodings: key -> encoding, worked out on the way, for the next comparison.
+        sizes: key -> bytes of its value's element, for those that were set.
+        encodings: key -> encoding, where it had to be worked out, for the next comparison.
     """
 
-    delta: Delta | None
+    delta: Delta
     keys: tuple[str, ...]
     size: int
     grown: bool
-    encodings: dict[str, bytes]
+    sizes: Mapping[str, int]
+    encodings: Mapping[str, bytes]
 
 
 class Tracker:
@@ -146,8 +150,17 @@ class Tracker:
     """
 
     # What most requests leave as it is stands in the class: one is made for every request.
+    judgement = NOBODY
+    record: Record | None = None
+    signed: Signed | None = None
+    token: Token | None = None
+    resend = False
+    tokens = True
+    revoked = False
     lost: Record | None = None  # the session that the request held, where it has turned out to have gone
     accessed = False
+    lent = False  # a container may be in other hands than the session's: it can change without a method of the session
+    asked = False  # for something besides data, or it is owed; never taken back: it only says where to look closer
     answered = False  # the response's headers are gone
     owed: Owed = None  # what the headers have to bring, because it was written before them
     pending: Any = None  # the task of the last write: writes of one session keep their order
@@ -157,11 +170,15 @@ class Tracker:
     description: Mapping[str, str] | None = None  # asked for
     protected = False  # it has to live in the database
     replaced = False  # the data start anew: what was read is gone
-    _seen: bytes | None = None  # the base as the plain encoder writes it, where that is known
+    _content: dict[str, Any] | None = None
+    _raw = EMPTY
+    _size = len(EMPTY)
+    _seen: bytes | None = EMPTY  # the base as it is stored, where that is known
     _pristine: dict[str, Any] | None = None
     # Replaced when they change, never changed themselves.
     _base: Mapping[str, Any] = _NOTHING
-    _operations: Mapping[str, Operation] = _NOTHING
+    operations: Mapping[str, Operation] = _NOTHING
+    _encodings: Mapping[str, bytes] = _NOTHING
 
     def __init__(
         self,
@@ -176,28 +193,21 @@ class Tracker:
         revoked: bool = False,
     ) -> None:
         self.judgement = judgement
-        self.record = record
         self.signed = signed
         self.token = token
-        self.resend = resend
         self.tokens = tokens
         self.revoked = revoked
-        self._content = content
-        self._raw = EMPTY if record is None else record.data
-        self._size = len(self._raw)
-        self._encodings: dict[str, bytes] = {}
+        if resend:
+            self.resend = self.asked = True
+        if record is not None:
+            self.hold(record, content)
 
-    @property
-    def asks(self) -> bool:
-        """Whether something is to be done besides what the data and the judgement tell."""
-        return (
-            self.intent is not None
-            or self.life is not None
-            or self.description is not None
-            or self.owed is not None
-            or self.protected
-            or self.resend
-        )
+    def hold(self, record: Record, content: dict[str, Any] | None = None) -> None:
+        """The request holds this session; its data, where they are decoded already."""
+        self.record = record
+        self._raw = self._seen = record.data
+        self._size = len(record.data)
+        self._content = content
 
     @property
     def fresh(self) -> bool:
@@ -220,64 +230,87 @@ class Tracker:
 
     def untouched(self, data: dict[str, Any]) -> bool:
         """Whether the request holds no session, and nobody has looked for one: there is nothing to do or to say."""
-        return self.record is None and not (self.accessed or dict.__len__(data) or self.asks)
+        return not (self.accessed or self.asked or self.record is not None or dict.__len__(data))
 
     def read(self) -> dict[str, Any]:
-        """The data as they were read: new objects, and the base of later comparisons."""
-        self._seen = plainly_encoded(self._raw)
+        """The data as they were read, and the base of later comparisons: not to be changed."""
         if self._raw == EMPTY:
             return {}
         data, self._content = load(self._raw) if self._content is None else self._content, None
-        self._base = data.copy()
+        self._base = data
         return data
 
-    def compare(self, data: dict[str, Any]) -> Difference:
-        """What changed since the base.
+    def compare(self, data: dict[str, Any]) -> Difference | None:
+        """What changed since the base, or None.
 
         Raises:
             DataError: a key is no ``str``, or a value is none that BSON can hold.
         """
-        if self.unchanged(data):
-            return Difference(None, (), self._size, False, {})
+        if self._unchanged(data):
+            return None
         base = _NOTHING if self.replaced else self._base
         size = _FRAME if self.replaced else self._size
-        keys: list[str] = []
+        sizes: dict[str, int] = {}
         put: dict[str, Any] = {}
         encodings: dict[str, bytes] = {}
         operands: dict[Operator, dict[str, Any]] = {}
+        new = 0
         for key, value in dict.items(data):
-            operation = self._operations.get(key)
+            operation = self.operations.get(key)
             known = base.get(key, _MISSING)
-            if value is known and operation is None and type(value) in IMMUTABLE:
+            if value is known and operation is None and (not self.lent or type(value) in IMMUTABLE):
                 continue
             if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a handler may not be typed
                 raise DataError(f"the session holds the key {key!r}; keys must be str")
-            prepared = prepare(key, value)
-            encoding = encodings[key] = encode(key, prepared)
-            before = b"" if known is _MISSING else self._before(key)
-            if operation is not None and operation.leads_to == encoding:
-                operands.setdefault(operation.operator, {})[encode_name(key)] = operation.operand
-            elif encoding != before:
-                put[encode_name(key)] = prepared
-            else:
+            name = encode_name(key)
+            takes = element_size(name, value) if operation is None else None
+            if takes is not None and value != known:  # the encoder is not needed to see that, nor how long it is
+                put[name] = value
+            elif takes is not None and type(value) is type(known):
                 continue
-            keys.append(key)
-            size += len(encoding) - (len(before) or _FRAME)
-        gone = [key for key in base if not dict.__contains__(data, key)]
-        size -= sum(len(self._before(key)) - _FRAME for key in gone)
-        delta = None
+            else:
+                prepared = prepare(key, value)
+                encoding = encodings[key] = encode(key, prepared)
+                if operation is not None and operation.leads_to == encoding:
+                    operands.setdefault(operation.operator, {})[name] = operation.operand
+                elif known is _MISSING or encoding != self._before(key):
+                    put[name] = prepared
+                else:
+                    continue
+                takes = len(encoding) - _FRAME
+            sizes[key] = takes
+            size += takes
+            if known is _MISSING:
+                new += 1
+            else:
+                size -= self._size_before(key)
+        gone: list[str] = []
+        if dict.__len__(data) - new < len(base):
+            gone = [key for key in base if not dict.__contains__(data, key)]
+            size -= sum(map(self._size_before, gone))
         if self.replaced:
             delta = Delta(replace=put)
-        elif keys or gone:
+        elif sizes or gone:
             delta = Delta(None, put, tuple(map(encode_name, gone)), **operands)
-        return Difference(delta, (*keys, *gone), size, size > self._size, encodings)
+        else:
+            return None
+        return Difference(delta, (*sizes, *gone), size, size > self._size, sizes, encodings)
 
-    def unchanged(self, data: dict[str, Any]) -> bool:
-        """Whether nothing has changed, where that is seen at once: all of it is encoded as it was read. The encoder is
-        C, and faster than a look at each key."""
-        if self._seen is None or self.replaced or self._operations:
+    def _unchanged(self, data: dict[str, Any]) -> bool:
+        """Whether nothing has changed, where that is seen at once: each value is the object that it was, and where a
+        container is in other hands, all of it is encoded as it was stored. (The encoder is C.)"""
+        base = self._base
+        if self.replaced or self.operations or dict.__len__(data) != len(base):
             return False
-        return plain_encoding(dict(dict.items(data))) == self._seen
+        changeable = False
+        for key, value in dict.items(data):
+            if base.get(key, _MISSING) is not value:
+                return False
+            changeable = changeable or type(value) not in IMMUTABLE
+        if not (changeable and self.lent):
+            return True
+        seen = self._seen
+        return seen is not None and plainly_encoded(seen) and plain_encoding(dict(dict.items(data))) == seen
 
     def operate(self, data: dict[str, Any], operator: Operator, key: str, operand: Any, result: Any) -> None:
         """Record an atomic operator and mirror its result in the mapping.
@@ -289,8 +322,8 @@ class Tracker:
             DataError: another operator stands for the key already, or BSON cannot hold the operand.
         """
         leads_to = encode(key, prepare(key, result))
-        self.protected = True
-        standing = self._operations.get(key)
+        self.protected = self.asked = True
+        standing = self.operations.get(key)
         if self._plainly_changed(data, key, standing):
             self.forget(key)
         elif standing is not None and standing.operator != operator:
@@ -302,13 +335,13 @@ class Tracker:
         else:
             merged = operand if standing is None else standing.operand + operand
             encode(key, merged)  # it may be over 64 bits where the result is not
-            self._operations = {**self._operations, key: Operation(operator, merged, leads_to)}
+            self.operations = {**self.operations, key: Operation(operator, merged, leads_to)}
         dict.__setitem__(data, key, result)
 
     def forget(self, key: str) -> None:
         """A plain change of the key: no operator stands for it any more."""
-        if key in self._operations:
-            self._operations = {each: operation for each, operation in self._operations.items() if each != key}
+        if key in self.operations:
+            self.operations = {each: operation for each, operation in self.operations.items() if each != key}
 
     def differs(self, data: dict[str, Any], key: str) -> bool:
         """Whether the key's value is this request's own, not what the database held.
@@ -316,9 +349,9 @@ class Tracker:
         Raises:
             DataError: an atomic operator stands for the key.
         """
-        if key in self._operations:
+        if key in self.operations:
             raise DataError(
-                f"session[{key!r}] is asked for at once after {self._operations[key].operator} in the same request; "
+                f"session[{key!r}] is asked for at once after {self.operations[key].operator} in the same request; "
                 "await session.save() before",
                 key,
             )
@@ -331,11 +364,11 @@ class Tracker:
     def learn(self, data: dict[str, Any], key: str, present: bytes) -> None:
         """The database has been asked, and holds this of the key now (a document of one element, or an empty one): the
         mapping shows it, and it is no change; unless it was changed while the database was asked."""
-        shows = key not in self._operations and not self._plainly_changed(data, key, None)
+        shows = key not in self.operations and not self._plainly_changed(data, key, None)
         before = len(self._before(key)) if key in self._base else _FRAME
         self._base = {each: value for each, value in self._base.items() if each != key} | (values := load(present))
         self._seen = None
-        self._encodings.pop(key, None)
+        self._encodings = {each: encoding for each, encoding in self._encodings.items() if each != key}
         if key in values:
             self._encodings[key] = encode(key, prepare(key, values[key]))
         if shows:
@@ -347,14 +380,14 @@ class Tracker:
         """The data start anew: what was read, and what was set before this call, is gone."""
         dict.clear(data)
         self.replaced = True
-        self._operations = _NOTHING
+        self.operations = _NOTHING
 
     def start_over(self, data: dict[str, Any]) -> None:
         """The request has begun another session than the one it held: the dictionary shows what that one holds."""
         self.lost = None
         dict.clear(data)
-        self._raw = EMPTY if self.record is None else self.record.data
-        self._base, self._size, self._pristine, self._encodings = _NOTHING, len(self._raw), None, {}
+        self._raw = self._seen = EMPTY if self.record is None else self.record.data
+        self._base, self._size, self._pristine, self._encodings = _NOTHING, len(self._raw), None, _NOTHING
         dict.update(data, self.read())
 
     def revert(self, data: dict[str, Any]) -> None:
@@ -365,7 +398,7 @@ class Tracker:
         }
         dict.clear(data)
         dict.update(data, last)
-        self._base, self._operations, self.replaced = last.copy(), _NOTHING, False
+        self._base, self.operations, self.replaced = last.copy(), _NOTHING, False
 
     def settle(
         self, data: dict[str, Any], difference: Difference | None, *, early: bool = False, writes: bool = True
@@ -375,7 +408,7 @@ class Tracker:
         precedes the headers, unless it begins another epoch or has healed the document; and, where it writes no
         session, what was asked for the session to that one as well."""
         if early and self.reshapes_cookie:
-            self.resend = True
+            self.resend = self.asked = True
         if not early or self.intent is not None or self.judgement.verdict is Verdict.AHEAD:
             self.resend = False
             if self.judgement.mint is not None or self.judgement.offer is not None:
@@ -384,23 +417,25 @@ class Tracker:
         if writes or not early:
             self.life = self.description = None
             self.protected = False
-        if difference is None or difference.delta is None:
+        if difference is None:
             return
-        self._encodings |= difference.encodings
+        if self._encodings or difference.encodings:
+            kept = {key: encoding for key, encoding in self._encodings.items() if key not in difference.keys}
+            self._encodings = kept | difference.encodings
+            self.lent = True  # who has put a container in still has it
         self._base = dict(dict.items(data))
-        seen = plain_encoding(self._base)
-        self._seen = None if seen is None else plainly_encoded(seen)
+        self._seen = None
         self._size = difference.size
-        self._operations = _NOTHING
+        self.operations = _NOTHING
         self.replaced = False
 
     def state(self) -> State:
         """What a commit will change of this record."""
         return State(
             self._base,
-            self._encodings.copy(),
+            self._encodings,
             self._size,
-            self._operations,
+            self.operations,
             self.replaced,
             self.intent,
             self.life,
@@ -421,19 +456,19 @@ class Tracker:
         """
         self._base, self._encodings, self._size, operations, replaced, intent, life, description, protected = state
         self._seen = None
+        self.asked = True
         self.replaced = self.replaced or replaced
         self.protected = self.protected or protected
         self.intent = self.intent or intent
         self.life = self.life or life
         self.description = description if self.description is None else self.description
         if repeat:
-            self._operations = _NOTHING if self.replaced else operations
+            self.operations = _NOTHING if self.replaced else operations
             return ()
-        self._operations = _NOTHING
+        self.operations = _NOTHING
         uncertain = tuple(key for key in operations if dict.__contains__(data, key))
         self._base = {**self._base, **{key: dict.__getitem__(data, key) for key in uncertain}}
-        for key in uncertain:
-            self._encodings[key] = operations[key].leads_to
+        self._encodings = {**self._encodings, **{key: operations[key].leads_to for key in uncertain}}
         return uncertain
 
     def _plainly_changed(self, data: dict[str, Any], key: str, standing: Operation | None) -> bool:
@@ -454,5 +489,11 @@ class Tracker:
             if self._pristine is None:
                 self._pristine = load(self._raw)
             value = self._pristine[key]
-        encoding = self._encodings[key] = encode(key, prepare(key, value))
+        encoding = encode(key, prepare(key, value))
+        self._encodings = {**self._encodings, key: encoding}
         return encoding
+
+    def _size_before(self, key: str) -> int:
+        """Bytes of the element of a key of the base."""
+        takes = element_size(encode_name(key), self._base[key])
+        return len(self._before(key)) - _FRAME if takes is None else takes

@@ -174,10 +174,27 @@ def plain_encoding(data: Mapping[str, Any]) -> bytes | None:
         return None
 
 
-def plainly_encoded(raw: bytes) -> bytes | None:
-    """These bytes, where nothing but the same data has them as its plain encoding. None where names in them are
-    escaped, or there is a ``DBRef``, which is written as a dictionary of its parts."""
-    return None if (b"%" in raw and _ESCAPED.search(raw)) or b"$ref\0" in raw else raw
+def plainly_encoded(raw: bytes) -> bool:
+    """Whether nothing but the same data has these bytes as its plain encoding. Not so where names in them are escaped,
+    or there is a ``DBRef``, which is written as a dictionary of its parts."""
+    return not ((b"%" in raw and _ESCAPED.search(raw)) or (b"$" in raw and b"$ref\0" in raw))
+
+
+def element_size(name: str, value: Any) -> int | None:
+    """Bytes that a value and its (encoded) name take in a document, for the plainest types; None where it takes the
+    encoder to say so, or to refuse it. Two values of one of these types are one in BSON where they are equal."""
+    kind = type(value)
+    if kind is str and value.isascii():
+        size = len(value) + 5
+    elif kind is int and -(2**63) <= value < 2**63:
+        size = 4 if -(2**31) <= value < 2**31 else 8
+    elif kind is bool:
+        size = 1
+    elif value is None:
+        size = 0
+    else:
+        return None
+    return size + len(name if name.isascii() else name.encode()) + 2
 
 
 def load(raw: bytes) -> dict[str, Any]:
