@@ -59,8 +59,7 @@ def circumstances(results: Mapping[str, Result]) -> Iterator[str]:
             told.setdefault(what, [])
             if value not in told[what]:
                 told[what].append(value)
-    dates = told.pop("date", [])
-    if dates:
+    if dates := sorted(told.pop("date", [])):  # of each part's beginning
         yield f"- date: {dates[0]}" + (f" to {dates[-1]}" if len(dates) > 1 else "")
     for what, values in told.items():
         yield f"- {what}: {', '.join(values)}"
