@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint search mutants fuzz soak matrix bench system system-mongod system-bench clean
+.PHONY: help demo test lint search mutants fuzz soak matrix bench system system-mongod system-soak system-bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ fuzz: .venv-fuzz/.done  ## look for bytes that the parsers stumble over, guided 
 	nice .venv-fuzz/bin/python -m fuzz $(FUZZ)
 
 # `make soak SOAK="faults rollback"` runs some parts only.
-soak: .venv/.dev system  ## faults, load and attack on real servers, 30 minutes; writes docs/soak
+soak: .venv/.dev system-soak  ## faults, load and attack on real servers, 30 minutes; writes docs/soak, docs/promises.md
 	$(BIN)/python -m soak $(SOAK)
 
 matrix: .venv/.dev .venv-oldest/.done system  ## every adapter, server and driver, with the latest and the oldest releases
@@ -93,19 +93,21 @@ bench/peers/node/node_modules: bench/peers/node/package-lock.json
 # What is looked for, and the Debian package that holds it. The libraries are those that the wheel's mongod links.
 MONGOD_NEEDS := libcurl.so.4=libcurl4 libssl.so.3=libssl3
 BROWSER_NEEDS := chromium=chromium chromedriver=chromium-driver
+SOAK_NEEDS := ip=iproute2 unshare=util-linux nsenter=util-linux
 BENCH_NEEDS := valgrind=valgrind node=nodejs npm=npm taskset=util-linux
 
 system: NEEDS := $(MONGOD_NEEDS) $(BROWSER_NEEDS)
 system: ## install the Debian packages that are missing (as root), or print the line that does
 system-mongod: NEEDS := $(MONGOD_NEEDS)
+system-soak: NEEDS := $(MONGOD_NEEDS) $(BROWSER_NEEDS) $(SOAK_NEEDS)
 system-bench: NEEDS := $(MONGOD_NEEDS) $(BENCH_NEEDS)
-system system-mongod system-bench:
+system system-mongod system-soak system-bench:
 	@missing=; \
 	for need in $(NEEDS); do \
 	    name=$${need%=*}; \
 	    case $$name in \
 	        *.so.*) [ "$$(uname -sm)" != "Linux x86_64" ] || /sbin/ldconfig -p | grep -qF "$$name " ;; \
-	        *) command -v $$name >/dev/null ;; \
+	        *) PATH="$$PATH:/usr/sbin:/sbin" command -v $$name >/dev/null ;; \
 	    esac || missing="$$missing $${need#*=}"; \
 	done; \
 	[ -n "$$missing" ] || exit 0; \

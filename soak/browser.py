@@ -2,8 +2,9 @@
 
 Chromium writes its cookie jar every half a minute or so. After a kill it goes on with the jar that it wrote last, whose
 token is overtaken by as many as were minted since: with a ttl of five seconds by up to six, if the jar was written in
-this life, by more if it was not. Below K, 13 by default, the session goes on; a jar that is overtaken by more is taken
-for a copy, as the protocol says, and counted here by itself.
+this life, by more if it was not. Below K, 13 by default, the session goes on. Browsers that are killed again and again
+before they write it come to more in the end, and are taken for a copy, as the protocol says; so one that has been used
+for nearly a minute since writes its jar in its next life. Where that comes too late, it is counted by itself.
 """
 
 import os
@@ -46,6 +47,7 @@ PATIENCE = 120.0
 SHORTEST = 1.0
 LONGEST = 45.0
 START_SECONDS = 3.0  # that a browser needs until it shows a page
+USE_SECONDS = 50.0  # since the jar was written: ten tokens, and two for chance
 
 PAGE = """<!doctype html><title>soak</title><script>
     setInterval(() => fetch("/poll"), 1000)
@@ -53,6 +55,7 @@ PAGE = """<!doctype html><title>soak</title><script>
     if (location.search === "?write") for (let n = 0; n < 600; n++) document.cookie = `other${n}=1; max-age=600`
 </script>"""
 
+IN = "restarts that were still logged in"
 OUT = "browsers logged out although their jar had been written"
 ELSEWHERE = "browsers in another's session"
 KILLED = "browsers killed with SIGKILL"
@@ -123,6 +126,9 @@ class Browser:
         url: of the site.
         site: what the site saw.
         chance: how long its lives are.
+
+    Attributes:
+        used: seconds of use since its jar was written, or more.
     """
 
     def __init__(self, name: str, profile: Path, url: str, site: Site, chance: Random) -> None:
@@ -137,7 +143,7 @@ class Browser:
         self._life = 0
         self._written: int | None = None  # when its jar was, by the jar
         self._over: int | None = None  # the jar of a session that has ended
-        self._used = 0.0  # seconds of use since the jar was written, or more
+        self.used = 0.0
 
     def live(self, seconds: float, *, write: bool = False) -> None:
         """Start, be looked at, live for so long, and be killed.
@@ -159,12 +165,12 @@ class Browser:
             os.killpg(process.pid, signal.SIGKILL)
             status = process.wait()
         self._life += 1
-        self._used += seconds + START_SECONDS
+        self.used += seconds + START_SECONDS
         written = self.jar()
         if written == self._over:
             written = None
         if written != self._written:
-            self._written, self._used = written, seconds + START_SECONDS
+            self._written, self.used = written, seconds + START_SECONDS
             self.did["jars written"] += 1
         self.faults[KILLED] += status == -signal.SIGKILL
         self.faults[WRITTEN] += written is not None
@@ -189,13 +195,13 @@ class Browser:
 
     def _judge(self, seen: Seen) -> None:
         if seen.subject == self.name:
-            self.did["restarts that were still logged in"] += 1
+            self.did[IN] += 1
             self.did["of them with a token that others had overtaken"] += seen.verdict is Verdict.BEHIND
         elif seen.subject is not None:
             self.losses[ELSEWHERE] += 1
         elif self._written is None:
             self.did["starts without a jar, so logged out"] += 1
-        elif seen.verdict is Verdict.COPIED and self._used / TTL + 2 > ACCEPTED:
+        elif seen.verdict is Verdict.COPIED and self.used / TTL + 2 > ACCEPTED:
             self.did["jars overtaken by 13 tokens or more, refused as the protocol says"] += 1
             self._over, self._written = self._written, None
         else:
@@ -239,7 +245,8 @@ def run(seconds: float, seed: int) -> Result:
     def lives(browser: Browser, chance: Random) -> None:
         browser.live(0, write=True)
         for _ in range(KILLS):
-            browser.live(chance.uniform(SHORTEST, longest))
+            seconds = chance.uniform(SHORTEST, longest)
+            browser.live(seconds, write=browser.used + seconds + START_SECONDS > USE_SECONDS)
         browser.live(0)  # to see what the last kill left
 
     return soak(seconds, seed, lives, browsers=BROWSERS)

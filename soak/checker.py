@@ -1,5 +1,7 @@
 """Judges a history of what clients asked of their sessions and what came of it. Pure, and n log n in its length.
 
+    python -m soak.checker build/soak/faults.jsonl --accepted 61 --stale 15     # once more, what a part has recorded
+
 What has to hold, whatever failed meanwhile, as long as acknowledged means by a majority:
 
 - **Last write, by key.** A read shows a write of its session that had been sent before the read was answered, and that
@@ -18,15 +20,18 @@ A write that was answered while its own session was ending may have been dropped
 unknown. One operation precedes another if it had been answered before the other was sent.
 """
 
+import argparse
+import sys
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import accumulate
 from math import inf
+from pathlib import Path
 from typing import NamedTuple
 
-from .history import Operation
+from .history import Operation, load
 
 
 class Rule(StrEnum):
@@ -336,3 +341,27 @@ class _Steps:
         """The largest of what is earlier than this; None where nothing is."""
         index = bisect_left(self._times, time)
         return self._maxima[index - 1] if index else None
+
+
+def main() -> int:
+    """Judge histories that were kept. Returns 1 if a promise was broken."""
+    options = argparse.ArgumentParser(prog="python -m soak.checker", description="Judge histories once more.")
+    options.add_argument("files", nargs="+", type=Path, metavar="FILE", help="histories, each by itself")
+    options.add_argument("--accepted", type=int, default=13, help="how many of the newest tokens open a session")
+    options.add_argument(
+        "--stale", type=float, default=0.0, help="seconds for which a primary may answer from the past"
+    )
+    chosen = options.parse_args()
+    breaches: list[Breach] = []
+    for path in chosen.files:
+        history = list(load(path))
+        found = judge(history, accepted=chosen.accepted, stale=chosen.stale)
+        print(f"{path}: {len(history):,} operations, {len(found)} breaches")
+        for breach in found:
+            print(f"  {breach.rule}: {breach.message}")
+        breaches += found
+    return int(bool(breaches))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

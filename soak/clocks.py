@@ -8,6 +8,7 @@ loses answers and lets others arrive late. Everything goes step by step, so what
 import asyncio
 import heapq
 import itertools
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -28,6 +29,7 @@ from .result import Result
 
 HOUR = 3600.0
 DAY = 86400.0
+LEAST_SECONDS = HOUR / 2  # the longest period of a clock below
 NAME = "owner"
 LOG_IN, VISIT, LOG_OUT = "log-in", "visit", "log-out"
 TIMEOUTS = Timeouts(idle=3 * DAY, absolute=30 * DAY)
@@ -155,17 +157,21 @@ class Site:
         self._order = itertools.count()
         self._values = itertools.count()
 
-    async def browse(self, browsers: int, hours: float) -> None:
-        """Let so many browsers browse for so long; two or so pages a minute each."""
-        until = self.start + hours * HOUR
+    async def browse(self, browsers: int, until: float) -> None:
+        """Let so many browsers browse until then by the machine's clock, and half an hour by the site's at least; two
+        or so pages a minute each."""
+
+        def over() -> bool:
+            return time.monotonic() > until and self.clock() - self.start > LEAST_SECONDS
+
         for number in range(browsers):
             browser = Browser(f"browser {number}", self.clock)
-            self._later(self.chance.uniform(0, 60), partial(self._page, browser, until))
+            self._later(self.chance.uniform(0, 60), partial(self._page, browser, over))
         while self._steps:
             moment, _, step = heapq.heappop(self._steps)
             self.clock.now = max(self.clock.now, moment)
             await step()
-        self.did["hours of browsing"] += round(browsers * hours)
+        self.did["hours of browsing"] += round(browsers * (self.clock() - self.start) / HOUR)
 
     def _later(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         heapq.heappush(self._steps, (self.clock() + seconds, next(self._order), step))
@@ -176,9 +182,9 @@ class Site:
     def _network(self) -> float:
         return self.chance.expovariate(4)
 
-    async def _page(self, browser: Browser, until: float) -> None:
+    async def _page(self, browser: Browser, over: Callable[[], bool]) -> None:
         """Some requests at once, then the next page; a log-in and a log-out have a page of their own."""
-        if self.clock() > until:
+        if over():
             return
         if not browser.changing:
             alone = browser.flying == 0
@@ -189,7 +195,7 @@ class Site:
                 for _ in range(self.chance.randint(1, 6)):
                     self._later(self.chance.uniform(0, 0.3), lambda: self._send(browser, VISIT))
         pause = self.chance.choice([3.0, 20.0, 45.0]) * self.chance.uniform(0.5, 1.5)
-        self._later(pause, lambda: self._page(browser, until))
+        self._later(pause, lambda: self._page(browser, over))
 
     async def _send(self, browser: Browser, what: str) -> None:
         browser.flying += 1
@@ -268,8 +274,8 @@ class Site:
             self.losses[ENDED] += 1
 
 
-async def soak(uri: str, seed: int, *, browsers: int, hours: float) -> Result:
-    """All weathers, one after the other."""
+async def soak(uri: str, seed: int, *, browsers: int, seconds: float) -> Result:
+    """All weathers, one after the other, for as many seconds each."""
     chance = Random(seed)
     did: Counter[str] = Counter()
     losses: Counter[str] = Counter(dict.fromkeys(LOSSES, 0))
@@ -280,7 +286,7 @@ async def soak(uri: str, seed: int, *, browsers: int, hours: float) -> Result:
             for weather in WEATHERS:
                 name = uuid4().hex
                 site = Site([pymongo.soak[name], motor.soak[name]], weather, chance)
-                await site.browse(browsers, hours)
+                await site.browse(browsers, time.monotonic() + seconds / len(WEATHERS))
                 did += site.did
                 losses.update(site.losses)
                 shown[weather.name] = site.shown
@@ -295,6 +301,6 @@ async def soak(uri: str, seed: int, *, browsers: int, hours: float) -> Result:
 
 
 def run(seconds: float, seed: int, *, browsers: int = 12) -> Result:
-    """As many hours as there are seconds for, by what a machine of two cores gets done."""
+    """As many hours as the machine gets done in so many seconds."""
     with Mongod() as mongod:
-        return asyncio.run(soak(mongod.uri, seed, browsers=browsers, hours=max(0.5, seconds / 35)))
+        return asyncio.run(soak(mongod.uri, seed, browsers=browsers, seconds=seconds))

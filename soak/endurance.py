@@ -422,7 +422,7 @@ def _findings(legs: Mapping[str, Leg], leaks: Mapping[str, Leg]) -> Result:
     return Result(
         title="a million requests, and what they leave behind",
         did=did,
-        faults={f"leak on purpose, seen: {name}": bool(leg.grows()) for name, leg in leaks.items()},
+        faults={f"leak on purpose, seen: {name}": int(bool(leg.grows())) for name, leg in leaks.items()},
         losses={
             **{f"growth of {what}": sum(what in leg.grows() for leg in legs.values()) for what in BOUNDS},
             "wrong answers": sum(leg.wrong for leg in legs.values()),

@@ -25,7 +25,7 @@ from mongosession import Rotation
 from . import checker
 from .application import DATABASE, Application, die_with
 from .browsers import Crowd
-from .history import Operation
+from .history import Operation, keep
 from .network import Machine, apart, machines
 from .replicaset import Member, Place, ReplicaSet, wait
 from .result import Result
@@ -50,6 +50,7 @@ APPLICATION_KILLED = "application processes killed with SIGKILL"
 APPLICATION_RESTARTED = "application processes restarted with another ring of keys"
 KEYS_CHANGED = "keys changed in three steps"
 
+SLOWEST = "seconds, the slowest recovery after the database's"
 SLOW = f"recoveries later than {RECOVERY_SECONDS:.0f} s after the database's"
 STALE = "stale answers although no primary had been cut off"
 
@@ -353,8 +354,8 @@ def soak(
     faults: Sequence[Fault] = ANYWHERE,
     on: Sequence[Machine] = (),
     drivers: Sequence[str] = DRIVERS,
-    browsers: int = 100,
-    think: float = 1.0,
+    browsers: int = 200,
+    think: float = 2.0,
 ) -> Result:
     """Let faults happen for so long, all of them in each round, and at least one round.
 
@@ -400,6 +401,7 @@ def soak(
 
 def _result(stage: Stage, expected: Iterable[str], took: float) -> Result:
     crowd = stage.crowd
+    keep(crowd.history, "faults")
     accepted = Rotation(ttl=stage.applications[0].settings.ttl).accepted
     at_once = checker.judge(crowd.history, accepted=accepted)
     in_time = checker.judge(crowd.history, accepted=accepted, stale=STALE_SECONDS)
@@ -418,7 +420,7 @@ def _result(stage: Stage, expected: Iterable[str], took: float) -> Result:
             "operations in the history": len(crowd.history),
             "stale answers of primaries that had been cut off": len(stale) - len(elsewhere),
             "recoveries": len(stage.recoveries),
-            "seconds, the slowest recovery after the database's": round(slowest, 1),
+            SLOWEST: round(slowest, 1),
             "seconds of faults": round(took),
         },
         faults={name: stage.faults[name] for name in (*expected, APPLICATION_KILLED)} | {errors: sum(seen)},

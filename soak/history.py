@@ -5,8 +5,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from .result import ROOT
+
 Kind = Literal["write", "increment", "read", "token", "begin", "end"]
 Outcome = Literal["ok", "failed", "unknown", "refused"]
+
+KEPT = ROOT / "build" / "soak"
+"""Where the histories of the last runs are, for whoever wants to know more about a loss."""
 
 
 class Operation(NamedTuple):
@@ -49,3 +54,12 @@ def load(*paths: Path) -> Iterator[Operation]:
     """The operations of several files, ordered by when they started."""
     lines = (line for path in paths for line in path.read_text(encoding="utf-8").splitlines())
     yield from sorted((Operation(*json.loads(line)) for line in lines), key=lambda operation: operation.started)
+
+
+def keep(operations: Iterable[Operation], part: str, directory: Path = KEPT) -> Path:
+    """Write the history of a part, in place of that of its last run; returns the file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{part}.jsonl"
+    path.unlink(missing_ok=True)
+    dump(operations, path)
+    return path

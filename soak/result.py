@@ -20,6 +20,8 @@ class Result(NamedTuple):
         losses: how often each promise was broken, by name; the names stand there with zero where it was not.
         notes: what a reader has to know about the figures; may be empty.
         took: seconds.
+        least: how much there has to be of something that was done, or of a fault, by its name.
+        circumstances: of the run: date, machine, versions, the seed of its chance.
     """
 
     title: str
@@ -28,12 +30,24 @@ class Result(NamedTuple):
     losses: Mapping[str, int]
     notes: str = ""
     took: float = 0.0
+    least: Mapping[str, float] = {}
+    circumstances: Mapping[str, str] = {}
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Everything that was counted, by name."""
+        return {**self.did, **self.faults, **self.losses}
 
     @property
     def failures(self) -> list[str]:
         """Why the part has failed, a line each; empty where it has not."""
         never = [f"the fault never happened: {name}" for name, count in self.faults.items() if not count]
-        return never + [f"{name}: {count}" for name, count in self.losses.items() if count]
+        few = [
+            f"{self.counts.get(name, 0):,} {name}, of {least:,} at least"
+            for name, least in self.least.items()
+            if self.counts.get(name, 0) < least
+        ]
+        return never + few + [f"{name}: {count}" for name, count in self.losses.items() if count]
 
 
 def write(results: Mapping[str, Result], path: Path = RESULTS) -> None:

@@ -2,13 +2,14 @@
 
 Several servers (uvicorn, Tornado, gunicorn with threads), with either driver, share one database behind a bad network.
 At each are people who are logged in, people without a session, somebody with a forged cookie, and, where visitors live
-in their cookies, a visitor. The site's clock is faster than ours, so that tokens rotate all the time.
+in their cookies, a visitor. The site's clock is faster than ours, so that tokens rotate all the time. What people asked
+and were told is judged as it comes, and once more as a history.
 """
 
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -19,10 +20,15 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from mongosession import Cookie, Rotation
+from mongosession.keys import KeyRing
 from mongosession.mongod import Mongod
 from mongosession.testing import Jar
+from mongosession.tokens import TokenCodec
 from tests.worlds.servers import Running, serving
 
+from . import checker
+from .history import Kind, Operation, Outcome, keep
 from .proxy import Fault, Proxy
 from .result import Result
 
@@ -81,17 +87,21 @@ FAST = 10  # seconds on the site's clock a second of ours
 SLACK_SECONDS = 1.0  # for a machine that has other things to do
 RECOVERY_SECONDS = 2.0  # after the network: the drivers look for a lost server every half second
 MOST_GROWTH = 16 * 2**20  # bytes of a server's memory, all its processes together
+TOKENS = TokenCodec(KeyRing(["k" * 32]), Cookie().name)  # as the servers of tests.worlds make them
+SHOWN = 10  # breaches, and errors, that are printed
 MOST_DESCRIPTORS = 32  # more than at the start, of all processes together: the drivers keep connections
 
+UNDOCUMENTED = "errors other than the documented one"
+WAITED = "requests without a session that waited for the database"
 LOSSES = (
     "people logged out",
     "acknowledged writes lost",
     "increments off",
     "cookies deleted",
     "cookies sent with an error",
-    "errors other than the documented one",
+    UNDOCUMENTED,
     "answers after their deadline",
-    "requests without a session that waited for the database",
+    WAITED,
     "visitors whose cookie did not do",
     "recoveries slower than 2 s",
     "sessions revoked",
@@ -107,10 +117,12 @@ class Tally:
         self.deadline = deadline
         self.did: Counter[str] = Counter()
         self.losses: Counter[str] = Counter(dict.fromkeys(LOSSES, 0))
+        self.history: list[Operation] = []
         self.bad = False  # whether the network is
         self.burst = False  # whether more requests come than gunicorn has threads
         self.failed: Counter[int] = Counter()  # by the number of the server, since this network
         self.slow: Counter[int] = Counter()
+        self.late: defaultdict[int, list[bool]] = defaultdict(list)  # without a session: whether each one waited
         self.waited: dict[bool, list[float]] = {False: [], True: []}  # without a session, by whether the network is bad
 
     @property
@@ -118,6 +130,19 @@ class Tally:
         """Seconds that a request may take: a read and a write, each within its deadline; the last resort of either is
         one second above it."""
         return 2 * self.deadline + 1 + SLACK_SECONDS
+
+    def undocumented(self, remark: str) -> None:
+        """Take down an answer, or none, that should not be."""
+        self.losses[UNDOCUMENTED] += 1
+        if self.losses[UNDOCUMENTED] <= SHOWN:
+            print(remark, flush=True)
+
+    def judge_waiting(self) -> None:
+        """Where a third of the requests without a session waited, they waited for the database, or for a thread that
+        does. Where a few did, the machine was busy: that happens on a good network just as often."""
+        for late in self.late.values():
+            self.losses[WAITED] += sum(late) if 3 * sum(late) >= len(late) else 0
+        self.late.clear()
 
     def queueing(self, server: str) -> float:
         """Seconds that a request may have to wait for a thread."""
@@ -148,16 +173,16 @@ class Site:
         )
         self.people = [Person(self, f"user:{number}.{each}") for each in range(PEOPLE)]
 
-    async def get(self, path: str, jar: Jar) -> Reply:
-        """One request, whatever it meets; its cookies are taken in."""
+    async def get(self, path: str, jar: Jar, person: str = "") -> Reply:
+        """One request, whatever it meets; its cookies are taken in, and a person's token is taken down."""
         tally = self.tally
         cookie = jar.header()
         queueing = tally.queueing(self.setup.server)
         start = time.monotonic()
         try:
             answer = await self.http.get(path, headers={"Cookie": cookie} if cookie else {})
-        except httpx2.HTTPError:
-            tally.losses["errors other than the documented one"] += 1
+        except httpx2.HTTPError as error:
+            tally.undocumented(f"{self.setup} {path}: {error!r} after {time.monotonic() - start:.1f} s")
             return Reply(0, {}, time.monotonic() - start)
         seconds = time.monotonic() - start
         tally.did["requests"] += 1
@@ -167,10 +192,15 @@ class Site:
         if answer.status_code == 200:
             jar.receive([("Set-Cookie", line) for line in lines])
             tally.did["tokens taken"] += bool(lines)
+            given = TOKENS.read((jar.header() or "").partition("=")[2], 0) if lines and person else None
+            if given is not None:
+                generation = given.token.generation
+                tally.history.append(Operation(person, "token", "", generation, start, time.monotonic(), "ok"))
             return Reply(200, answer.json(), seconds)
         tally.losses["cookies sent with an error"] += bool(lines)
         documented = answer.status_code == 503 and answer.headers.get("retry-after", "").isdigit()
-        tally.losses["errors other than the documented one"] += not documented
+        if not documented:
+            tally.undocumented(f"{self.setup} {path}: {answer.status_code} {answer.text[:200]!r}")
         tally.did["answers 503 with Retry-After"] += documented
         return Reply(answer.status_code, {}, seconds)
 
@@ -181,10 +211,9 @@ class Site:
         reply = await self.get("/read", jar)
         if not queueing:
             tally.waited[bad or tally.bad].append(reply.seconds)
-        served = reply.status == 200 and reply.session == {}
-        tally.losses["errors other than the documented one"] += not served
-        prompt = reply.seconds < 0.75 * tally.deadline + (queueing and queueing + tally.latest)
-        tally.losses["requests without a session that waited for the database"] += not prompt
+        if reply.status == 503 or reply.session:
+            tally.undocumented(f"{self.setup} /read, without a session: {reply}")
+        tally.late[self.number].append(reply.seconds >= 0.75 * tally.deadline + (queueing and queueing + tally.latest))
 
     async def visitor(self, jar: Jar, visits: int) -> None:
         """A visitor whose session lives in his cookie needs no database either."""
@@ -193,15 +222,16 @@ class Site:
 
     async def burst(self) -> None:
         """More requests at once than there are threads; all of them need the database."""
-        jar = self.people[0].jar
-        await asyncio.gather(*(self.get("/who", jar) for _ in range(BURST[self.setup.server])))
+        person = self.people[0]
+        asked = [self.get("/who", person.jar, person.name) for _ in range(BURST[self.setup.server])]
+        await asyncio.gather(*asked)
 
     async def recover(self) -> float:
         """Seconds until somebody who is logged in is served."""
         start = time.monotonic()
         person = self.people[0]
         while True:
-            reply = await self.get("/who", person.jar)
+            reply = await self.get("/who", person.jar, person.name)
             if reply.status == 200:
                 break
             await asyncio.sleep(0.05)
@@ -231,9 +261,11 @@ class Person:
 
     async def log_in(self) -> None:
         """Before the network becomes bad."""
-        reply = await self.site.get(f"/login/{self.name}", self.jar)
+        began = time.monotonic()
+        reply = await self.site.get(f"/login/{self.name}", self.jar, self.name)
         if reply.status != 200:
             raise RuntimeError(f"{self.site.setup}: no log-in, but {reply}")
+        self._note("begin", "", None, began, "ok")
 
     async def act(self, chance: random.Random) -> None:
         """One page. The next one is asked for when this one is there."""
@@ -241,13 +273,23 @@ class Person:
         self.pages += 1
         page = chance.choice(["read", "who", "increment/hits", f"set/k{self.pages}"])
         self.hits[1] += page == "increment/hits"
-        reply = await self.site.get(f"/{page}", self.jar)
+        asked = time.monotonic()
+        reply = await self.site.get(f"/{page}", self.jar, self.name)
         failed[self.site.number] += reply.status == 503
+        outcome: Outcome = "ok" if reply.status == 200 else "unknown"
+        if page == "increment/hits":
+            self._note("increment", "hits", 1, asked, outcome)
+        elif page.startswith("set/"):
+            self._note("write", page.removeprefix("set/"), 1, asked, outcome)
         if reply.status != 200:
             return
         if page == "who":
-            tally.losses["people logged out"] += reply.session != {"who": self.name}
+            served = reply.session == {"who": self.name}
+            tally.losses["people logged out"] += not served
+            self._note("read", "hits", None, asked, "unknown" if served else "refused")
             return
+        for key in ("hits", *chance.sample(sorted(self.keys), min(3, len(self.keys)))):
+            self._note("read", key, reply.session.get(key), asked, "ok")
         if tally.bad:
             tally.slow[self.site.number] += reply.seconds >= 2 * 0.2 * tally.deadline
         self.hits[0] += page == "increment/hits"
@@ -257,6 +299,10 @@ class Person:
         low, high = self.hits
         tally.losses["increments off"] += not low <= reply.session.get("hits", 0) <= high
         tally.losses["acknowledged writes lost"] += len(self.keys - reply.session.keys())
+
+    def _note(self, kind: Kind, key: str, value: int | None, asked: float, outcome: Outcome) -> None:
+        ended = None if outcome == "unknown" else time.monotonic()
+        self.site.tally.history.append(Operation(self.name, kind, key, value, asked, ended, outcome))
 
 
 def _family(pid: int) -> list[Path]:
@@ -316,6 +362,7 @@ class Load:
         tally = self.tally
         tally.failed.clear()
         tally.slow.clear()
+        tally.late.clear()
         before = self.proxy.counts[bad.fault]
         tally.bad = True
         self.proxy.be(bad.fault, bad.share * tally.deadline)
@@ -330,6 +377,7 @@ class Load:
                 self.happened[bad.name] += 1
                 break
             await asyncio.sleep(0.1)
+        tally.judge_waiting()
         self.proxy.heal()
         for seconds in await asyncio.gather(*(site.recover() for site in self.sites)):
             self.recoveries.append(seconds)
@@ -407,12 +455,18 @@ def run(
         ]
         load = Load(sites, proxy, tally, chance)
         asyncio.run(load.run(bad, end, phase))
+    keep(tally.history, "slow")
+    breaches = checker.judge(tally.history, accepted=Rotation().accepted)
+    tally.losses.update(checker.losses(breaches))
+    for breach in breaches[:SHOWN]:
+        print(f"{breach.rule}: {breach.message}")
     good, ill = (sorted(tally.waited[each]) for each in (False, True))
     return Result(
         title="the database slow, hanging, cut off or talking nonsense, behind real servers",
         did={
             "servers": len(setups),
             **tally.did,
+            "operations in the history": len(tally.history),
             "ms for 99 % of the requests without a session, on a good network": _percentile(good),
             "ms for 99 % of the requests without a session, on a bad network": _percentile(ill),
             "ms for the slowest recovery": round(1000 * max(load.recoveries)),

@@ -15,7 +15,7 @@ from selenium.webdriver.chrome.service import Service
 
 from mongosession.mongod import Mongod
 
-from .chromium import CHROMIUM, FLAGS
+from .chromium import CHROMIUM, FLAGS, clean
 
 CLIENTS = {"pymongo": AsyncMongoClient, "motor": AsyncIOMotorClient}
 
@@ -101,8 +101,8 @@ def replica_collection(connect: Connect, driver: str) -> Any:
 
 
 @pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    """A real browser, headless, with an empty profile."""
+def started_chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """The browser that `chromium` hands out. Starting one takes seconds, so there is one."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
@@ -111,3 +111,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def chromium(started_chromium: webdriver.Chrome) -> webdriver.Chrome:
+    """A real browser, headless, on an empty page, without cookies and with an empty log: nothing of an earlier test."""
+    clean(started_chromium)
+    return started_chromium

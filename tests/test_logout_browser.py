@@ -110,8 +110,6 @@ class Visitor:
     def __init__(self, driver: webdriver.Chrome, port: int) -> None:
         self.driver = driver
         self.port = port
-        driver.get("about:blank")
-        driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
 
     def url(self, host: str, path: str) -> str:
         return f"http://{host}:{self.port}/{path}"

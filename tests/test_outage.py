@@ -598,7 +598,7 @@ async def outcomes(calls: Sequence[Awaitable[Any]]) -> list[Any]:
     """What calls return or raise, which are made at once and have to end in time."""
     start = time.monotonic()
     results = await asyncio.gather(*calls, return_exceptions=True)
-    assert time.monotonic() - start < DEADLINE + 1.5
+    assert time.monotonic() - start < DEADLINE + 5  # of themselves the drivers would wait for 20 s and more
     return results
 
 

@@ -1,6 +1,7 @@
 """The judge of histories: it accepts whatever the engine really does, and rejects every broken promise by name."""
 
 import asyncio
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from mongosession import Rotation, StoreUnavailable, Verdict
 from mongosession.keys import KeyRing
 from mongosession.testing import Exchange
 from mongosession.tokens import Token, TokenCodec
-from soak.checker import Breach, Rule, describe, judge, losses
-from soak.history import Kind, Operation, Outcome, dump, load
+from soak.checker import Breach, Rule, describe, judge, losses, main
+from soak.history import Kind, Operation, Outcome, dump, keep, load
 
 from .world import KEY, World, lost
 
@@ -331,3 +332,25 @@ def test_a_history_survives_its_file(tmp_path: Path) -> None:
     dump(operations[::2], tmp_path / "one")
     dump(operations[1::2], tmp_path / "two")
     assert sorted(load(tmp_path / "one", tmp_path / "two"), key=str) == sorted(operations, key=str)
+
+
+def test_of_each_part_the_last_history_is_kept(tmp_path: Path) -> None:
+    keep(QUIET.values(), "faults", tmp_path / "new")
+    path = keep([QUIET["read"]], "faults", tmp_path / "new")
+    assert list(load(path)) == [QUIET["read"]]
+
+
+def test_kept_histories_can_be_judged_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = keep(QUIET.values(), "good", tmp_path)
+    foreign = QUIET["read"]._replace(value="nobody's")
+    bad = keep([*QUIET.values(), foreign], "bad", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["checker", str(good)])
+    assert main() == 0
+    monkeypatch.setattr(sys, "argv", ["checker", str(good), str(bad)])
+    assert main() == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == said[1] == f"{good}: {len(QUIET)} operations, 0 breaches"
+    assert said[2] == f"{bad}: {len(QUIET) + 1} operations, 1 breaches"
+    assert said[3].startswith(f"  {Rule.FOREIGN}: ")

@@ -10,7 +10,8 @@ import httpx2
 import pytest
 
 from mongosession.testing import Jar
-from soak.slow import BAD, LOSSES, Setup, Site, Tally, run
+from soak.checker import Rule
+from soak.slow import BAD, LOSSES, WAITED, Setup, Site, Tally, run
 
 from .worlds.servers import Running
 
@@ -21,7 +22,8 @@ def test_a_database_that_hangs_or_talks_nonsense() -> None:
     result = run(0, 1, setups=setups, bad=bad, deadline=0.5, phase=0.5)
     assert result.failures == []
     assert result.faults == {each.name: 1 for each in bad}
-    assert set(result.losses) == set(LOSSES)
+    assert set(result.losses) == {*LOSSES, *map(str, Rule)}
+    assert result.did["operations in the history"] > 50
     assert result.did["requests"] > 50
 
 
@@ -120,3 +122,22 @@ async def test_whoever_has_no_session_is_served() -> None:
         site = Fake(200, body)
         await site.visitor(Jar(lambda: 0.0), 2)
         assert site.seen() == losses
+
+
+@pytest.mark.parametrize(("late", "of", "lost"), [(0, 9, 0), (2, 9, 0), (3, 9, 3), (9, 9, 9)])
+def test_who_waits_on_a_busy_machine_waits_for_no_database(late: int, of: int, lost: int) -> None:
+    """A server whose workers are used up keeps a good part of those waiting who need no database."""
+    tally = Tally(DEADLINE)
+    tally.late[0] = [False] * 9
+    tally.late[1] = [number < late for number in range(of)]
+    tally.judge_waiting()
+    assert tally.losses[WAITED] == lost
+    assert not tally.late
+
+
+async def test_who_waits_is_noted() -> None:
+    site = Fake(200)
+    for deadline, late in ((DEADLINE, False), (0.0, True)):
+        site.tally.deadline = deadline
+        await site.nobody(Jar(lambda: 0.0))
+        assert site.tally.late[0][-1] is late

@@ -60,8 +60,6 @@ class Visitor:
     def __init__(self, driver: webdriver.Chrome, address: str) -> None:
         self.driver = driver
         self.address = address
-        driver.get("about:blank")
-        driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
 
     def get(self, path: str) -> Any:
         self.driver.get(f"{self.address}/{path}")

@@ -135,8 +135,6 @@ async def test_a_whole_visit_and_a_log_in(server: Running) -> None:
 
 def test_a_real_browser(server: Running, chromium: webdriver.Chrome) -> None:
     """The attributes as a browser sees them; tabs at once; the cookie goes with the log-out."""
-    chromium.get("about:blank")
-    chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
     chromium.get(f"{server.address}/visit")
     (cookie,) = chromium.get_cookies()
     assert cookie["name"] == "__Host-session"

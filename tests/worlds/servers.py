@@ -15,12 +15,14 @@ from uuid import uuid4
 
 ROOT = Path(__file__).parent.parent.parent
 
-# What follows `python -m`; `{port}` is where it listens.
+# What follows `python -m`; `{port}` is where it listens. Connections are kept for longer than a client pauses on a busy
+# machine: who asks just when one is closed gets no answer. (Tornado and waitress keep them for so long anyway.)
 SERVERS = {
-    "uvicorn": "uvicorn tests.worlds.asgi:app --port {port} --log-level critical",
-    "hypercorn": "hypercorn tests.worlds.asgi:app --bind localhost:{port} --log-level critical",
+    "uvicorn": "uvicorn tests.worlds.asgi:app --port {port} --timeout-keep-alive 120 --log-level critical",
+    "hypercorn": "hypercorn tests.worlds.asgi:app --bind localhost:{port} --keep-alive 120 --log-level critical",
     "tornado": "tests.worlds.tornado {port}",
-    "gunicorn": "gunicorn tests.worlds.wsgi:app --bind localhost:{port} --workers 2 --threads 4 --log-level critical",
+    "gunicorn": "gunicorn tests.worlds.wsgi:app --bind localhost:{port} --workers 2 --threads 4 --keep-alive 120 "
+    "--log-level critical",
     "waitress": "waitress --listen localhost:{port} tests.worlds.wsgi:app",
 }
 
