@@ -97,6 +97,8 @@ class MongoStore:
         TypeError: this is no asynchronous collection.
     """
 
+    waits = True
+
     def __init__(self, collection: Any, *, timeout: float = 5.0, clustered: bool = False) -> None:
         if not timeout > 0:
             raise ValueError(f"MongoStore(timeout={timeout!r}): it must be a number of seconds above 0")
