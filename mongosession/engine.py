@@ -261,8 +261,11 @@ class SessionEngine:
 
         Raises:
             ValueError: this is no session id.
+            TypeError: it is no ``str``.
             StoreUnavailable: the database did not answer within the deadline.
         """
+        if not isinstance(session_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a visitor has none: None
+            raise TypeError(f"session_id is {session_id!r}; it must be a str")
         if not _SESSION_ID.fullmatch(session_id):
             raise ValueError(f"{session_id!r} is no session id: it must be 32 hexadecimal digits")
         return await self._revoke(bytes.fromhex(session_id), REVOKED)
@@ -278,10 +281,12 @@ class SessionEngine:
             How many were ended.
 
         Raises:
-            TypeError: the subject is no ``str``.
+            TypeError: the subject is no ``str``, or ``keep`` no session.
             StoreUnavailable: the database did not answer within the deadline; some may have been ended.
         """
         _check_subject(subject)
+        if not isinstance(keep, Session | None):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+            raise TypeError(f"keep is of type {type(keep).__name__}; it must be a Session, not its id")
         kept = keep.id if keep is not None else None
         ended = 0
         while True:

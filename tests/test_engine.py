@@ -6,7 +6,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -1800,6 +1800,12 @@ async def test_what_is_no_session_id_cannot_be_revoked(world: World, session_id:
         await world.engine.revoke(session_id)
 
 
+@pytest.mark.parametrize("session_id", [None, b"0" * 32, 0])
+async def test_a_session_id_is_a_text(world: World, session_id: Any) -> None:
+    with pytest.raises(TypeError, match="it must be a str"):
+        await world.engine.revoke(session_id)
+
+
 async def test_a_subject_can_be_logged_out_everywhere(world: World) -> None:
     browsers = await devices(world, "user:1", 3)
     (other,) = await devices(world, "user:2", 1)
@@ -1826,6 +1832,14 @@ async def test_a_subject_can_be_logged_out_everywhere_but_here(world: World) -> 
         assert await world.engine.revoke_subject("user:1", keep=session) == 2
         session["still"] = "here"
     assert [await who(browser) for browser in browsers] == [None, "user:1", None]
+
+
+async def test_what_is_kept_is_a_session_and_not_its_id(world: World) -> None:
+    (browser,) = await devices(world, "user:1", 1)
+    async with browser.visit() as session:
+        with pytest.raises(TypeError, match="keep is of type str; it must be a Session, not its id"):
+            await world.engine.revoke_subject("user:1", keep=cast(Any, session.id))
+    assert await who(browser) == "user:1"
 
 
 async def test_sessions_that_begin_meanwhile_are_logged_out_too(world: World) -> None:
