@@ -42,6 +42,8 @@ MAX_DATA = 64 * 1024
 
 _SESSION_ID = re.compile("[0-9a-fA-F]{32}")
 
+_AT_ONCE = 32  # sessions that end at a time where all of a subject do: less than a driver's pool of connections has
+
 
 class SessionEngine:
     """Sessions over one store, under one cookie. One per application; any number of processes may share the store.
@@ -293,8 +295,12 @@ class SessionEngine:
             ids = [record.id async for record in self.store.find(subject) if record.id.hex() != kept]
             if not ids:
                 return ended
-            for each in ids:
-                ended += await self._revoke(each, REVOKED, subject=subject)
+            for first in range(0, len(ids), _AT_ONCE):
+                revocations = (self._revoke(each, REVOKED, subject=subject) for each in ids[first : first + _AT_ONCE])
+                for done in await asyncio.gather(*revocations, return_exceptions=True):  # none is left under way
+                    if isinstance(done, BaseException):
+                        raise done
+                    ended += done
 
     async def _save(self, session: Session) -> bool:
         about = tracker(session)

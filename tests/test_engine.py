@@ -1856,6 +1856,47 @@ async def test_sessions_that_begin_meanwhile_are_logged_out_too(world: World) ->
     assert [await who(browser) for browser in (browser, *begun)] == [None] * 3
 
 
+async def test_a_log_out_everywhere_does_not_wait_for_each_in_turn(world: World) -> None:
+    under_way = most = 0
+
+    @asynccontextmanager
+    async def slow(call: str) -> AsyncGenerator[None]:
+        nonlocal under_way, most
+        under_way += call == "update"
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        yield
+        under_way -= call == "update"
+
+    await devices(world, "user:1", 100)
+    world.store.around = slow
+    assert await world.engine.revoke_subject("user:1") == 100
+    assert 10 < most <= 64  # no more than a pool of connections has
+
+
+async def test_a_log_out_everywhere_that_fails_leaves_nothing_under_way(world: World) -> None:
+    updates = 0
+
+    @asynccontextmanager
+    async def fail_once(call: str) -> AsyncGenerator[None]:
+        nonlocal updates
+        updates += call == "update"
+        if updates == 40:
+            raise StoreUnavailable("away")
+        await asyncio.sleep(0)
+        yield
+
+    await devices(world, "user:1", 100)
+    world.store.around = fail_once
+    tasks = asyncio.all_tasks()
+    with pytest.raises(StoreUnavailable, match="away"):
+        await world.engine.revoke_subject("user:1")
+    assert asyncio.all_tasks() == tasks
+    assert world.happened() == ["revoked"] * (updates - 1)
+    world.recover()
+    assert await world.engine.revoke_subject("user:1") == 100 - (updates - 1)
+
+
 async def test_who_changed_his_subject_meanwhile_is_not_logged_out(world: World) -> None:
     @asynccontextmanager
     async def change_meanwhile(call: str) -> AsyncGenerator[None]:
