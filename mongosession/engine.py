@@ -58,6 +58,8 @@ _new = object.__new__
 
 _SESSION_ID = re.compile("[0-9a-fA-F]{32}")
 
+_AT_ONCE = 32  # sessions that end at a time where all of a subject do: less than a driver's pool of connections has
+
 
 class SessionEngine:
     """Sessions over one store, under one cookie. One per application; any number of processes may share the store.
@@ -295,8 +297,11 @@ class SessionEngine:
 
         Raises:
             ValueError: this is no session id.
+            TypeError: it is no ``str``.
             StoreUnavailable: the database did not answer within the deadline.
         """
+        if not isinstance(session_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a visitor has none: None
+            raise TypeError(f"session_id is {session_id!r}; it must be a str")
         if not _SESSION_ID.fullmatch(session_id):
             raise ValueError(f"{session_id!r} is no session id: it must be 32 hexadecimal digits")
         return await self._revoke(bytes.fromhex(session_id), REVOKED)
@@ -312,18 +317,24 @@ class SessionEngine:
             How many were ended.
 
         Raises:
-            TypeError: the subject is no ``str``.
+            TypeError: the subject is no ``str``, or ``keep`` no session.
             StoreUnavailable: the database did not answer within the deadline; some may have been ended.
         """
         _check_subject(subject)
+        if not isinstance(keep, Session | None):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may be untyped
+            raise TypeError(f"keep is of type {type(keep).__name__}; it must be a Session, not its id")
         kept = keep.id if keep is not None else None
         ended = 0
         while True:
             ids = [record.id async for record in self.store.find(subject) if record.id.hex() != kept]
             if not ids:
                 return ended
-            for each in ids:
-                ended += await self._revoke(each, REVOKED, subject=subject)
+            for first in range(0, len(ids), _AT_ONCE):
+                revocations = (self._revoke(each, REVOKED, subject=subject) for each in ids[first : first + _AT_ONCE])
+                for done in await asyncio.gather(*revocations, return_exceptions=True):  # none is left under way
+                    if isinstance(done, BaseException):
+                        raise done
+                    ended += done
 
     async def _save(self, session: Session) -> bool:
         about = tracker(session)
