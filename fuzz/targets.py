@@ -216,8 +216,7 @@ def name(data: bytes) -> None:
     raw = dump({encode_name(key): prepare(key, value) for key, value in nested.items()})
     assert load(raw) == nested
     assert load_safely(raw) == nested
-    plain = plainly_encoded(raw)
-    assert plain is None or plain == plain_encoding(nested)
+    assert not plainly_encoded(raw) or raw == plain_encoding(nested)
     content = load_safely(data)
     if content is not None:
         stored_again(content)
