@@ -261,7 +261,7 @@ class SessionEngine:
             StoreUnavailable: the database did not answer within the deadline; the write may or may not have happened.
         """
         about = tracker(session)
-        if not about.asked and status < 500:  # what most requests come to, in as few steps as can be
+        if not about.asked and about.owed is None and status < 500:  # what most requests come to, in as few steps as can be
             if about.record is None:
                 nothing = not (about.accessed or dict.__len__(session))
             else:
@@ -432,7 +432,7 @@ class SessionEngine:
         headers: Headers = [("Vary", "Cookie")] if decided.vary else []
         if decided.update is None and decided.idle:
             cookie = self._into_cookie(decided, about)
-            about.owe(cookie)
+            about.owed = cookie or about.owed
         elif self._write == "after_response" and decided.postponable and not early:
             about.pending = self._start(self._postponed(decided, about))
             cookie = None
@@ -459,7 +459,7 @@ class SessionEngine:
             about.start_over(session)
         if self._max_sessions is not None and decided.logs_in and about.record is not None:
             await self._limit(about.record)
-        about.owe(cookie)
+        about.owed = cookie or about.owed
         return cookie
 
     async def _limit(self, record: Record) -> None:
@@ -641,6 +641,7 @@ class SessionEngine:
         raised, put = update.changes.raised, update.changes.put
         if raised or put:
             about.record = changed(about.record, {**raised, **put})
+            about.touch_at = touch_at(about.record, self.terms.timeouts)
         if put.get("epoch") is not None:
             self._emit(Event(EventKind.RENEWED, update.id.hex(), about.record.subject))
         elif "generation" in raised:

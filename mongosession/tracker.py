@@ -167,7 +167,7 @@ class Tracker:
     accessed = False
     written = False  # a method has changed the dictionary
     lent = False  # a container may be in other hands than the session's: it can change without a method of the session
-    asked = False  # for something besides data, or it is owed; never taken back: it only says where to look closer
+    asked = False  # for something besides data; or something is due: it says where to look closer
     answered = False  # the response's headers are gone
     owed: Owed = None  # what the headers have to bring, because it was written before them
     pending: Any = None  # the task of the last write: writes of one session keep their order
@@ -230,11 +230,6 @@ class Tracker:
     def reshapes_cookie(self) -> bool:
         """Whether the cookie that the browser holds has other attributes than was asked for."""
         return self.life is not None and self.record is not None and self.life.persistent != self.record.persistent
-
-    def owe(self, cookie: Owed) -> None:
-        """The headers have to bring this, if it is anything."""
-        if cookie is not None:
-            self.owed, self.asked = cookie, True
 
     def lose(self) -> None:
         """The session was renewed or has ended since the request read it: the request holds it no longer."""
@@ -420,6 +415,7 @@ class Tracker:
         if writes or not early:
             self.life = self.description = None
             self.protected = False
+        self.asked = early
         if difference is None:
             return
         if self._encodings or difference.encodings:
