@@ -261,7 +261,9 @@ class SessionEngine:
             StoreUnavailable: the database did not answer within the deadline; the write may or may not have happened.
         """
         about = tracker(session)
-        if not about.asked and about.owed is None and status < 500:  # what most requests come to, in as few steps as can be
+        if (
+            not about.asked and about.owed is None and status < 500
+        ):  # what most come to, in few steps
             if about.record is None:
                 nothing = not (about.accessed or dict.__len__(session))
             else:

@@ -4,6 +4,7 @@ The first message of a response is held until the second: what a handler stores 
 headers. What it stores later, while streaming or in a background task, is written at the end.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from mongosession import Session, SessionEngine, StoreUnavailable
@@ -73,22 +74,30 @@ class Response:
 
     async def _answer(self, message: Message) -> None:
         self._held = None
-        headers: list[tuple[bytes, bytes]] = list(message.get("headers") or ())
-        own = [value.decode("latin-1") for name, value in headers if name.lower() == b"cache-control"]
+        own: str | None = None
+        for name, value in message.get("headers") or ():
+            if len(name) == _LENGTH and name.lower() == b"cache-control":
+                text = value.decode("latin-1")
+                own = text if own is None else f"{own}, {text}"
         try:
-            added = await self._engine.commit(
-                self.session, status=self._status, cache_control=", ".join(own) if own else None
-            )
+            added = await self._engine.commit(self.session, status=self._status, cache_control=own)
         except StoreUnavailable as error:
             await self.refuse(error)
             return
         self._answered = True
-        if added:
-            if own and any(name == "Cache-Control" for name, _ in added):
-                headers = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
-            headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in added]
-            message = {**message, "headers": headers}
-        await self._send(message)
+        await self._send(_with_headers(message, added) if added else message)
+
+
+_LENGTH = len("cache-control")
+
+
+def _with_headers(message: Message, added: Sequence[tuple[str, str]]) -> Message:
+    """A message with more headers; a Cache-Control of ours replaces its own."""
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in added]
+    given = message.get("headers") or ()
+    if any(name == b"cache-control" for name, _ in headers):
+        given = [(name, value) for name, value in given if name.lower() != b"cache-control"]
+    return {**message, "headers": [*given, *headers]}
 
 
 class Handshake(Response):
