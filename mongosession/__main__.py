@@ -1,8 +1,11 @@
 """The command line, ``python -m mongosession --help``. What it needs comes with the extra ``cli``, but for ``key``."""
 
+import os
 import secrets
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
+from io import TextIOWrapper
 
 
 def main() -> None:
@@ -15,7 +18,17 @@ def main() -> None:
         sys.exit(2)
     from mongosession.commands import cli  # noqa: PLC0415  # not before it is known to be possible
 
-    cli(prog_name="python -m mongosession" if sys.argv[0].endswith("__main__.py") else None)
+    for name in ("stdin", "stdout", "stderr"):  # whoever started this may have closed them
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: PTH123, SIM115  # a text; until the process ends
+    if isinstance(sys.stdout, TextIOWrapper):  # what users wrote may be none of its characters
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        cli(prog_name="python -m mongosession" if sys.argv[0].endswith("__main__.py") else None)
+    except OSError as error:  # the output cannot be written: what else may go wrong the commands tell themselves
+        with suppress(OSError):
+            print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

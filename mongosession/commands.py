@@ -24,7 +24,16 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 import click
 from click.core import ParameterSource
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -36,6 +45,10 @@ _SESSION_ID = re.compile("[0-9a-fA-F]{32}")
 
 AT_ONCE = 64
 """How many sessions ``revoke --all`` ends at a time."""
+
+_WIDE_ENOUGH = 100
+_WIDE_ENOUGH_WITHOUT = 80
+"""Columns of a terminal that a session takes in a line, with a description and without."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -187,7 +200,8 @@ def setup(where: Where, as_json: bool, clustered: bool) -> None:
         store = target.store
         if clustered:
             store = MongoStore(store.collection, timeout=store.timeout, clustered=True)
-        await store.setup()
+        with _busy("looking at what is there, building what is missing"):
+            await store.setup()
         facts = await gather(store)
         return {
             "collection": facts.collection,
@@ -212,7 +226,9 @@ def stats(where: Where, as_json: bool) -> None:
     """
 
     async def work(target: Target) -> tuple[str, Stats]:
-        return target.place, await measure(target.store, time.time())
+        documents: int = await target.store.collection.estimated_document_count()
+        with _busy(f"reading about {documents:,} documents"):
+            return target.place, await measure(target.store, time.time())
 
     place, found = _run(where, work)
     if as_json:
@@ -227,6 +243,7 @@ def stats(where: Where, as_json: bool) -> None:
 @_placed
 def list_(where: Where, as_json: bool, subject: str) -> None:
     """List the living sessions of SUBJECT, the last used first."""
+    _check_subject(subject)
 
     async def work(target: Target) -> list[SessionInfo]:
         found = await _living(target, subject)
@@ -257,6 +274,8 @@ def revoke(
     """
     if [id is not None, subject is not None, everything].count(True) != 1:
         raise Misuse("what should end? Give one of: ID, --subject SUBJECT, --all")
+    if subject is not None:
+        _check_subject(subject)
     if id is not None and not _SESSION_ID.fullmatch(id):
         raise Misuse(f"{_printable(id)} is no session id: it must be 32 hexadecimal digits")
     if not yes and not dry_run and not sys.stdin.isatty():
@@ -311,6 +330,11 @@ def check(where: Where, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+def _check_subject(subject: str) -> None:
+    if not subject:  # "$SUBJECT" where there is none: that nothing ended must not look well
+        raise Misuse("the subject is empty, which no session has")
+
+
 # Ending sessions.
 
 
@@ -346,7 +370,7 @@ async def _revoke_one(target: Target, id: str, yes: bool) -> int:
 async def _revoke_subject(target: Target, subject: str, yes: bool) -> int:
     count = len(await _living(target, subject))
     _confirm(yes, f"End the sessions of {_printable(subject)} (living now: {count:,}) in {target.place}?")
-    with _told_how_far(lambda: "some may have ended before"):
+    with _told_how_far(lambda: "some may have ended before"), _busy(f"ending the sessions of {_printable(subject)}"):
         return await target.engine.revoke_subject(subject)
 
 
@@ -403,6 +427,16 @@ def _told_how_far(words: Callable[[], str]) -> Generator[None, None, None]:
         raise NotDone(f"interrupted; {words()}: run it again") from None
     except StoreError as error:
         raise Away(f"{_short(error)}; {words()}: run it again") from None
+
+
+@contextmanager
+def _busy(what: str) -> Generator[None, None, None]:
+    """At a terminal, say what takes so long, and how long it has taken; it is gone afterwards."""
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn(what, markup=False), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task("")
+        yield
 
 
 def _confirm(yes: bool, question: str) -> None:
@@ -526,9 +560,13 @@ def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def _print(*parts: RenderableType) -> None:
+def _console() -> Console:
     """As wide as the terminal; wide enough for a session in a line where a program reads it."""
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+
+
+def _print(*parts: RenderableType) -> None:
+    console = _console()
     with console.capture() as captured:
         for part in parts:
             console.print(part)
@@ -545,20 +583,26 @@ def _plain(info: SessionInfo) -> dict[str, Any]:
 
 
 def _print_sessions(found: list[SessionInfo]) -> None:
+    """Each in a line, or, where the terminal has too few columns, in some. No word is cropped."""
     table = Table(
         "id", "created", "last seen", "expires", "description", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
     for column in table.columns[:4]:
         column.no_wrap = True
-    table.columns[4].overflow = "fold"  # no word is cropped, however narrow the terminal
+    table.columns[4].overflow = "fold"
+    blocks: list[RenderableType] = []
     now = time.time()
     for each in found:
         created, seen, expires = (time.timestamp() for time in (each.created_at, each.seen_at, each.expires_at))
         # Quoted: a user agent may read like a field of its own.
-        description = ", ".join(f"{_printable(name)}: {value!r}" for name, value in each.description.items())
-        row = [each.id, _ago(now - created), _ago(now - seen), f"in {_length(expires - now)}", description]
-        table.add_row(*map(Text, row))
-    _print(table)
+        details = [f"{_printable(name)}: {value!r}" for name, value in each.description.items()]
+        row = [each.id, _ago(now - created), _ago(now - seen), f"in {_length(expires - now)}"]
+        table.add_row(*map(Text, [*row, ", ".join(details)]))
+        told = [f"created {row[1]}", f"last seen {row[2]}", f"expires {row[3]}", *details]
+        blocks += [Text(each.id, style="bold"), *(Padding(Text(line), (0, 0, 0, 2)) for line in told)]
+    described = any(each.description for each in found)
+    in_a_line = _console().width >= (_WIDE_ENOUGH if described else _WIDE_ENOUGH_WITHOUT)
+    _print(*([table] if in_a_line else blocks))
 
 
 def _print_stats(place: str, found: Stats) -> None:
@@ -580,7 +624,7 @@ def _print_stats(place: str, found: Stats) -> None:
         ("  95 % have at most", _bytes(found.data.p95)),
         ("  the largest", _bytes(found.data.largest)),
         ("all documents, as BSON", _bytes(storage.bytes)),
-        ("on disk since the last checkpoint", _bytes(storage.disk)),
+        ("on disk as of the last checkpoint", _bytes(storage.disk)),
         *((f"  index {name}", _bytes(size)) for name, size in storage.indexes.items()),
         ("  all in all, a document", _bytes(storage.per_document)),
     )
@@ -591,7 +635,8 @@ def _grid(*rows: tuple[str, ...]) -> Table:
     """Words at the left, figures at the right."""
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for position in range(len(rows[0])):
-        table.add_column(justify="right" if position else "left", no_wrap=True)
+        figures = position > 0  # a narrow terminal breaks the words, and crops no figure
+        table.add_column(justify="right" if figures else "left", no_wrap=figures, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table
@@ -602,7 +647,7 @@ def _print_findings(place: str, found: list[Finding]) -> None:
     order = list(Severity)
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for _ in range(3):
-        table.add_column()
+        table.add_column(overflow="fold")
     for each in sorted(found, key=lambda each: order.index(each.severity)):
         good = each.severity is Severity.OK
         text = Text(_printable(each.what), style="" if good else "bold")

@@ -6,9 +6,11 @@ thousand times a second must neither fill the disk nor hide what else there is. 
 """
 
 import logging
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import iscoroutine, iscoroutinefunction
+from typing import Any
 
 from mongosession.events import Event, EventKind
 
@@ -65,7 +67,7 @@ class EventLog:
         if self._admits(event.kind, level):
             details = {name: value for name, value in event._asdict().items() if name != "kind" and value}
             text = " ".join(f"{name}={value!r}" for name, value in details.items())
-            logger.log(level, "%s %s", event.kind, text, extra={"session_event": event})
+            _log(level, "%s %s", event.kind, text, extra={"session_event": event})
         if self._on_event is None:
             return
         try:
@@ -73,9 +75,15 @@ class EventLog:
             if iscoroutine(result):  # of a function that does not look asynchronous from without
                 result.close()
                 raise TypeError("on_event returned a coroutine, which nobody awaits; it must do its work at once")
-        except Exception:  # whatever it is, it must not hurt the request
+        except Exception:  # noqa: BLE001  # whatever it is, it must not hurt the request
             if self._admits("on_event raised", logging.ERROR):
-                logger.exception("on_event raised for %s", event.kind, extra={"session_event": event})
+                _log(
+                    logging.ERROR,
+                    "on_event raised for %s",
+                    event.kind,
+                    exc_info=True,
+                    extra={"session_event": event},
+                )
 
     def close(self) -> None:
         """Say what was held back and not said yet."""
@@ -102,7 +110,17 @@ class EventLog:
 def _sum_up(kind: str, window: _Window) -> None:
     if window.held_back:
         details = {"session_event_kind": kind, "session_events_held_back": window.held_back}
-        logger.log(window.level, "%d more `%s` events were not logged", window.held_back, kind, extra=details)
+        _log(window.level, "%d more `%s` events were not logged", window.held_back, kind, extra=details)
+
+
+def _log(level: int, message: str, *values: object, **how: Any) -> None:
+    """Log, in the midst of a request that a handler or a filter of the application's must not hurt either: those of the
+    standard library raise nothing; others might, and then the token of a log-in would never reach its browser."""
+    try:
+        logger.log(level, message, *values, **how)
+    except Exception:  # noqa: BLE001  # whatever it is
+        if logging.raiseExceptions:  # as the standard library's handlers have it
+            traceback.print_exc()
 
 
 def _check(on_event: object) -> None:

@@ -11,10 +11,13 @@ _SWEEP = 1024
 
 
 class MemoryStore:
-    """A store that keeps the same contract as MongoDB's, in a dictionary. Its calls never wait.
+    """A store that keeps the same contract as MongoDB's, in a dictionary. Its calls never wait; a subclass whose calls
+    do says ``waits = True``.
 
     What nobody can open any more is dropped now and then, by the times of the sessions created meanwhile.
     """
+
+    waits = False
 
     def __init__(self) -> None:
         self._records: dict[bytes, Record] = {}

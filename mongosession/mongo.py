@@ -23,6 +23,7 @@ from bson.datetime_ms import DatetimeMS
 from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 from pymongo import ReadPreference, ReturnDocument, WriteConcern, monitoring
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.collection import Collection
 from pymongo.errors import (
     ConnectionFailure,
@@ -31,6 +32,7 @@ from pymongo.errors import (
     OperationFailure,
     ProtocolError,
     PyMongoError,
+    ServerSelectionTimeoutError,
     WriteConcernError,
     WTimeoutError,
 )
@@ -70,6 +72,9 @@ _DECODED = _RAW.with_options(document_class=dict)
 # TypeMismatch, BadValue (an operator on a value of another type, 64 bits overrun), and a document beyond 16 MiB.
 _REFUSALS = frozenset({2, 14, 10334, 17419, 17420})
 
+# Of these an operation is worth a second try, if it only reads (the drivers' specification of retryable reads).
+_RETRYABLE_READS = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
+
 _EXISTS = 48  # NamespaceExists
 
 _BATCH = 500  # documents that a listing reads at a time
@@ -97,6 +102,8 @@ class MongoStore:
         TypeError: this is no asynchronous collection.
     """
 
+    waits = True
+
     def __init__(self, collection: Any, *, timeout: float = 5.0, clustered: bool = False) -> None:
         if not timeout > 0:
             raise ValueError(f"MongoStore(timeout={timeout!r}): it must be a number of seconds above 0")
@@ -111,6 +118,7 @@ class MongoStore:
         self.collection = collection
         self.timeout = timeout
         self.clustered = clustered
+        self._cancellable = isinstance(collection, AsyncCollection)  # Motor's threads are not
         self._ordinary = collection.with_options(
             codec_options=_RAW,
             read_preference=ReadPreference.PRIMARY,
@@ -168,10 +176,33 @@ class MongoStore:
 
     async def load(self, id: bytes) -> Record | None:
         """See ``Store.load``."""
-        with self._errors():
-            async with asyncio.timeout(self.timeout + 1):
-                document = await self._ordinary.find_one({"_id": id})
-        return None if document is None else _record(document)
+        command = {
+            "find": self._ordinary.name,
+            "filter": {"_id": id},
+            "limit": 1,
+            "singleBatch": True,
+            "readConcern": {"level": "local"},
+            "maxTimeMS": max(1, int(self.timeout * 1000)),
+        }
+        with self._lean_errors():
+            async with asyncio.timeout(self.timeout if self._cancellable else self.timeout + 1):
+                answer = await self._look_up(command)
+            found = answer["cursor"]["firstBatch"]
+            return _record(found[0]) if found else None
+
+    async def _look_up(self, command: dict[str, Any]) -> Any:
+        """What ``find_one`` does with the primary, its second try included, in four fifths of the time."""
+        database = self._ordinary.database
+        try:
+            return await database.command(command, codec_options=_RAW)
+        except ServerSelectionTimeoutError:
+            raise
+        except ConnectionFailure:
+            pass
+        except OperationFailure as error:
+            if error.code not in _RETRYABLE_READS:
+                raise
+        return await database.command(command, codec_options=_RAW)
 
     async def create(self, record: Record) -> None:
         """See ``Store.create``."""
@@ -187,8 +218,8 @@ class MongoStore:
         if subject is not None:
             where["subject"] = subject
         update = _update(changes)
-        with self._errors(changes.data):
-            async with asyncio.timeout(self.timeout + 1):
+        with self._lean_errors(changes.data):
+            async with asyncio.timeout(self.timeout if self._cancellable else self.timeout + 1):
                 if not changes.confirm:
                     collection = self._durable if changes.durable else self._ordinary
                     return bool((await collection.update_one(where, update)).matched_count)
@@ -247,24 +278,54 @@ class MongoStore:
         """The deadline for the driver, and its errors in our words."""
         return self._within(self.timeout, delta)
 
+    def _lean_errors(self, delta: Delta | None = None) -> AbstractContextManager[None]:
+        """The same for the two calls that most requests make: a call that can be cancelled needs no deadline of the
+        driver's beside asyncio's, and that takes a tenth of a look-up's time."""
+        return _Translated(self.timeout, delta) if self._cancellable else self._errors(delta)
+
     @contextmanager
     def _within(self, timeout: float | None, delta: Delta | None = None) -> Generator[None, None, None]:
-        try:
-            with pymongo.timeout(timeout):
-                yield
-        except TimeoutError as error:
-            raise StoreUnavailable(f"the database did not answer within {self.timeout} s") from error
-        except InvalidBSON as error:
-            raise StoreUnavailable(f"the database's answer makes no sense: {error}") from error
-        except DocumentTooLarge as error:
-            raise DeltaRefused(str(error), delta.names() if delta is not None else ()) from error
-        except PyMongoError as error:
-            if delta is not None and isinstance(error, OperationFailure) and error.code in _REFUSALS:
-                message = str(error.details["errmsg"] if error.details else error)
-                raise DeltaRefused(message, _at_fault(message, delta)) from error
-            if error.timeout or isinstance(error, _AWAY) or error.has_error_label("RetryableWriteError"):
-                raise StoreUnavailable(f"the database is away: {error}") from error
-            raise StoreError(f"the database refused: {error}") from error
+        with _Translated(self.timeout, delta), pymongo.timeout(timeout):
+            yield
+
+
+class _Translated:
+    """The driver's errors in our words.
+
+    Args:
+        timeout: seconds, the deadline that may have passed.
+        delta: the change of data that the server may have refused.
+    """
+
+    __slots__ = ("_delta", "_timeout")
+
+    def __init__(self, timeout: float, delta: Delta | None) -> None:
+        self._timeout = timeout
+        self._delta = delta
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and (translated := self._translation(error)) is not None:
+            raise translated from error
+
+    def _translation(self, error: BaseException) -> StoreError | None:
+        delta = self._delta
+        if isinstance(error, TimeoutError):
+            return StoreUnavailable(f"the database did not answer within {self._timeout} s")
+        if isinstance(error, InvalidBSON | LookupError):
+            return StoreUnavailable(f"the database's answer makes no sense: {error}")
+        if isinstance(error, DocumentTooLarge):
+            return DeltaRefused(str(error), delta.names() if delta is not None else ())
+        if not isinstance(error, PyMongoError):
+            return None
+        if delta is not None and isinstance(error, OperationFailure) and error.code in _REFUSALS:
+            message = str(error.details["errmsg"] if error.details else error)
+            return DeltaRefused(message, _at_fault(message, delta))
+        if error.timeout or isinstance(error, _AWAY) or error.has_error_label("RetryableWriteError"):
+            return StoreUnavailable(f"the database is away: {error}")
+        return StoreError(f"the database refused: {error}")
 
 
 class CommandCounter(monitoring.CommandListener):
@@ -377,22 +438,23 @@ def _is_session(document: Mapping[str, Any]) -> bool:
 def _record(document: Mapping[str, Any]) -> Record:
     known = dict(document.items())  # looks into the raw document are slow
     data, description = known.get("data"), known.get("description")
-    return Record(
-        id=bytes(known["_id"]),
-        epoch=int(known["epoch"]),
-        generation=int(known["generation"]),
-        created_at=int(known["created_at"]) / 1000,
-        renewed_at=int(known["renewed_at"]) / 1000,
-        rotated_at=int(known["rotated_at"]) / 1000,
-        seen_at=int(known["seen_at"]) / 1000,
-        expires_at=int(known["expires_at"]) / 1000,
-        data=EMPTY if data is None else bytes(data.raw),
-        subject=known.get("subject"),
-        idle=known.get("idle"),
-        persistent=known.get("persistent"),
-        description=None if description is None else dict(description),
-        reason=known.get("reason"),
+    fields = (  # in their order: fewer steps than the constructor takes
+        bytes(known["_id"]),
+        int(known["epoch"]),
+        int(known["generation"]),
+        int(known["created_at"]) / 1000,
+        int(known["renewed_at"]) / 1000,
+        int(known["rotated_at"]) / 1000,
+        int(known["seen_at"]) / 1000,
+        int(known["expires_at"]) / 1000,
+        EMPTY if data is None else bytes(data.raw),
+        known.get("subject"),
+        known.get("idle"),
+        known.get("persistent"),
+        None if description is None else dict(description),
+        known.get("reason"),
     )
+    return tuple.__new__(Record, fields)
 
 
 def _update(changes: Changes) -> dict[str, Any]:

@@ -97,11 +97,6 @@ class Plan(NamedTuple):
     events: tuple[Event, ...] = ()
 
     @property
-    def nothing(self) -> bool:
-        """Whether there is nothing to be done, as for most requests."""
-        return self is NOTHING or self is SEEN
-
-    @property
     def idle(self) -> bool:
         """Whether the store is not needed."""
         return self.update is None and self.offer is None and self.end is None and self.create is None
@@ -165,21 +160,22 @@ def plan(
     if difference is None and status < 500 and not _due(about, terms, now, sent=sent, early=early):
         return SEEN if about.accessed and not sent and not early else NOTHING
     delta = difference.delta if difference is not None else None
-    case = _Case(
-        session=session,
-        terms=terms,
-        now=now,
-        random=random,
-        sent=sent,
-        early=early,
-        may_send=about.tokens and not public and not sent and not early,
-        delta=delta,
-        keys=difference.keys if difference is not None else (),
-        renewal=about.intent if isinstance(about.intent, Renewal) and status < 500 else None,
-        life=about.life if status < 500 else None,
-        description=about.description if status < 500 else None,
-        protected=about.protected and status < 500,
-    )
+    succeeds = status < 500
+    case = _Case()
+    case.session = session
+    case.terms = terms
+    case.now = now
+    case.random = random
+    case.sent = sent
+    case.early = early
+    case.may_send = about.tokens and not public and not sent and not early
+    case.vary = (about.accessed or delta is not None) and not sent and not early
+    case.delta = delta
+    case.difference = difference
+    case.renewal = about.intent if succeeds and isinstance(about.intent, Renewal) else None
+    case.life = about.life if succeeds else None
+    case.description = about.description if succeeds else None
+    case.protected = succeeds and about.protected
     if about.intent == "destroy":
         decided = _end(about, case)
     elif about.signed is not None and about.record is not None:
@@ -188,11 +184,12 @@ def plan(
         decided = _renew(about, about.record, case, case.renewal)
     elif about.record is not None:
         decided = _write(about, about.record, case)
+        if succeeds:  # as most do: it is complete
+            return decided
     else:
         decided = _begin(about, case)
-    vary = (about.accessed or delta is not None) and not sent and not early
-    revert = decided.revert or (status >= 500 and about.intent != "destroy")
-    return decided._replace(vary=vary, revert=revert, difference=None if revert else difference)
+    revert = decided.revert or (not succeeds and about.intent != "destroy")
+    return decided._replace(vary=case.vary, revert=revert, difference=None if revert else difference)
 
 
 NOTHING = Plan()
@@ -215,8 +212,13 @@ def touch_at(record: Record, timeouts: Timeouts) -> float:
     return record.seen_at + (timeouts.idle if record.idle is None else record.idle) / TOUCHES
 
 
-class _Case(NamedTuple):
-    """What all the cases below have to know."""
+class _Case:
+    """What all the cases below have to know; nobody changes it once it is filled in."""
+
+    __slots__ = (
+        *("session", "terms", "now", "random", "sent", "early", "may_send", "vary"),
+        *("delta", "difference", "renewal", "life", "description", "protected"),
+    )
 
     session: Session
     terms: Terms
@@ -225,12 +227,18 @@ class _Case(NamedTuple):
     sent: bool
     early: bool
     may_send: bool
+    vary: bool
     delta: Delta | None
-    keys: tuple[str, ...]
+    difference: Difference | None
     renewal: Renewal | None
     life: Life | None
     description: Mapping[str, str] | None
     protected: bool
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The session keys that changed."""
+        return self.difference.keys if self.difference is not None else ()
 
 
 def _measured(about: Tracker, session: Session, max_data: int) -> Difference | None:
@@ -333,16 +341,22 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
     if seen_at >= touch_at(record, terms.timeouts):
         raised["seen_at"] = seen_at
         raised["expires_at"] = expiry(record._replace(seen_at=seen_at), terms.timeouts)
-    shaped = _shaped(record, case)
-    put |= _differing(shaped, record)
+    shaped = record
+    if case.life is not None or case.description is not None:
+        shaped = _shaped(record, case)
+        put |= _differing(shaped, record)
     if shaped.idle != record.idle:  # it may be shorter than before
         raised["seen_at"] = seen_at
         raised.pop("expires_at", None)
         put["expires_at"] = expiry(shaped._replace(seen_at=max(case.now, record.seen_at)), terms.timeouts)
     update = None
     if raised or put or case.delta is not None:
-        update = Update(record.id, record.epoch, Changes(raised, put, case.delta, confirm=offer is not None))
-    return Plan(update=update, offer=offer, essential=case.delta is not None or shaped != record, events=events)
+        changes = tuple.__new__(Changes, (raised, put, case.delta, False, offer is not None))
+        update = tuple.__new__(Update, (record.id, record.epoch, changes))
+    essential = case.delta is not None or shaped is not record
+    # Fewer steps than the constructor takes; the fields in their order.
+    fields = (None, update, None, None, None, offer, essential, False, False, case.vary, case.difference, events)
+    return tuple.__new__(Plan, fields)
 
 
 def _begin(about: Tracker, case: _Case) -> Plan:

@@ -236,7 +236,8 @@ class Session(dict[str, Any]):
         value that this request itself has set is simply popped.
 
         Unlike other changes it is done now, and stays done whatever becomes of the response. Where the database does
-        not answer, it may have been done (and nobody gets the value), or not.
+        not answer, it may have been done (and nobody gets the value), or not. None of this holds of a session that
+        lives in its cookie: ``protect()`` it before such a value is stored.
 
         Returns:
             The value, or the default: there was none, another request got it, or the session has ended.

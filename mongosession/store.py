@@ -82,6 +82,10 @@ class Changes(NamedTuple):
 class Store(Protocol):
     """Where sessions live. A call that the database does not answer in time raises ``StoreUnavailable``."""
 
+    waits: bool
+    """Whether calls may wait for something. Where they never do, a commit needs no task of its own to run to its end
+    although its request is cancelled: nothing can be cancelled before it has ended."""
+
     async def setup(self) -> None:
         """Make ready: indexes and the like. Safe to call at every start, from every process."""
         ...

@@ -248,6 +248,8 @@ class CountingStore:
         around: see above; may be replaced at any time.
     """
 
+    waits = True  # what is around the calls may
+
     def __init__(self, store: Store, around: Around = nullcontext) -> None:
         self._store = store
         self.calls: list[str] = []

@@ -419,7 +419,7 @@ class Tracker:
             return
         if self._encodings or difference.encodings:
             kept = {key: encoding for key, encoding in self._encodings.items() if key not in difference.keys}
-            self._encodings = kept | difference.encodings
+            self._encodings = {**kept, **difference.encodings}
             self.lent = True  # who has put a container in still has it
         self._base = dict(dict.items(data))
         self._seen = None

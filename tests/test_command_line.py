@@ -180,6 +180,55 @@ def test_the_library_never_imports_what_the_command_line_needs() -> None:
     assert shown.stdout == "[]\n"
 
 
+# Where the output goes.
+
+
+@pytest.mark.parametrize("command", [["list", "user:\u0418"], ["list", "user:1"], ["stats"], ["check"]], ids=" ".join)
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_whatever_the_output_can_hold_no_command_fails_of_it(command: list[str], encoding: str, shop: Shop) -> None:
+    shop.fill(1, "user:1", user_agent="\u0418\u0432\u0430\u043d \xe9")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "MONGOSESSION_KEYS": KEY}
+    shown = subprocess.run(
+        [sys.executable, "-m", "mongosession", *command, *shop.place],
+        capture_output=True,
+        check=False,
+        timeout=30,
+        env=environment,
+    )
+    assert shown.stderr == b""
+    assert shown.returncode == int(command == ["check"])
+    assert shown.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to write to")
+@pytest.mark.parametrize("command", [["key"], ["stats"], ["stats", "--json"], ["list", "user:1"]], ids=" ".join)
+def test_a_full_disk_is_one_line(command: list[str], shop: Shop) -> None:
+    shop.fill(1, "user:1")
+    with Path("/dev/full").open("w") as full:
+        place = [] if command == ["key"] else shop.place
+        result = subprocess.run(
+            [sys.executable, "-m", "mongosession", *command, *place],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    assert (result.returncode, result.stderr) == (1, "Error: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_streams_may_be_closed(closed: str, shop: Shop) -> None:
+    shop.fill(1, "user:1")
+    command = shlex.join([sys.executable, "-m", "mongosession", "list", "user:1", *shop.place])
+    result = subprocess.run(["/bin/sh", "-c", f"{command} {closed}"], capture_output=True, check=False, timeout=30)
+    assert (result.returncode, result.stderr) == (0, b"")
+    command = shlex.join([sys.executable, "-m", "mongosession", "revoke", "--all", *shop.place])
+    result = subprocess.run(["/bin/sh", "-c", f"{command} {closed}"], capture_output=True, check=False, timeout=30)
+    assert result.returncode == 2  # nobody can be asked
+    assert shop.living() == 1
+
+
 # Which sessions.
 
 
@@ -623,13 +672,42 @@ def test_a_session_lives_for_as_long_as_its_application_says(shop: Shop) -> None
     assert "(living now: 1)" in asked.seen
 
 
-def test_no_word_of_a_session_is_lost_on_a_narrow_terminal(shop: Shop) -> None:
+@pytest.mark.parametrize("columns", [20, 40, 80, 110])
+def test_no_word_of_a_session_is_lost_on_a_narrow_terminal(columns: int, shop: Shop) -> None:
     agent = "Mozilla/5.0(X11;Linuxx86_64;rv:140.0)Gecko/20100101Firefox/140.0"
-    shop.fill(1, "user:1", user_agent=agent)
-    narrow = Terminal(["list", "user:1", *shop.place], b"", columns=80, to_terminal=True)
-    head, *rows = re.sub(r"\x1b\[[\d;]*m", "", narrow.seen).splitlines()
-    assert max(map(len, rows)) <= 80
-    assert agent in "".join(row[head.index("desc") :].strip() for row in rows)
+    shop.fill(2, "user:1", user_agent=agent, address="192.0.2.1")
+    lines = on_a_terminal(columns, "list", "user:1", *shop.place)
+    assert max(map(len, lines)) <= columns
+    if "description" in lines[0]:  # a table
+        at = lines[0].index("description")
+        described = "".join(line[at:].strip() for line in lines)
+    else:
+        described = "".join(line.strip() for line in lines)
+    assert described.count(agent) == 2
+    assert described.count("192.0.2.1") == 2
+    told = "".join(lines).replace(" ", "")
+    assert all(each["id"] in told for each in json.loads(shop.run("list", "user:1", "--json").stdout))
+    assert told.count("in120min") == 2
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_no_figure_is_lost_on_a_narrow_terminal(columns: int, shop: Shop) -> None:
+    shop.fill(3, "user:1")
+    lines = on_a_terminal(columns, "stats", *shop.place)
+    assert max(map(len, lines)) <= columns
+    assert "\N{HORIZONTAL ELLIPSIS}" not in "".join(lines)
+    wide = on_a_terminal(160, "stats", *shop.place)
+    assert re.findall(r"\d[\d.,]* (?:[KMG]i)?B", "\n".join(lines)) == re.findall(
+        r"\d[\d.,]* (?:[KMG]i)?B", "\n".join(wide)
+    )
+
+
+def test_no_word_of_a_finding_is_lost_on_a_narrow_terminal(shop: Shop) -> None:
+    lines = on_a_terminal(40, "check", *shop.place)
+    assert max(map(len, lines)) <= 40
+    said = "".join("".join(lines).split())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in said
+    assert "session.set_expiry(persistent=True)" in said
 
 
 def test_a_user_agent_cannot_pass_for_an_address(shop: Shop) -> None:
@@ -817,6 +895,15 @@ def test_a_subject_that_is_no_utf_8_is_one_line(shop: Shop) -> None:
         assert result.stderr == "Error: what was typed is no UTF-8, which every subject is\n"
 
 
+@pytest.mark.parametrize("arguments", [["list", ""], ["revoke", "--yes", "--subject", ""]], ids=" ".join)
+def test_an_empty_subject_is_a_variable_that_was_not_set(arguments: list[str], shop: Shop) -> None:
+    shop.fill(1, "user:1")
+    result = shop.run(*arguments)
+    assert result.exit_code == 2
+    assert complaint(result) == "the subject is empty, which no session has"
+    assert shop.living() == 1
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["--all", "--subject", "x"], ["0" * 32, "--all"], ["0" * 32, "--subject", "x"]]
 )
@@ -843,8 +930,9 @@ def test_where_nobody_can_be_asked_nothing_ends(what: list[str], shop: Shop) -> 
 
 
 OWN_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C is a signal to whom the terminal belongs
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, it is inherited: tests may run in the background
 sys.path.insert(0, os.getcwd())
 sys.argv[0] = "__main__.py"
 from mongosession.__main__ import main
@@ -900,6 +988,13 @@ class Terminal:
             child.stdout.close()
         self.exit_code = child.wait(30)
         self.seen = shown.decode()
+
+
+def on_a_terminal(columns: int, *arguments: str) -> list[str]:
+    """The lines that a command shows on a terminal of this width, without their colours."""
+    shown = Terminal(arguments, b"", columns=columns, to_terminal=True).seen
+    plain = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown)
+    return [line.rpartition("\r")[2].rstrip() for line in plain.replace("\r\n", "\n").splitlines()]
 
 
 def test_ctrl_c_counts_even_where_the_question_swallows_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -970,6 +1065,22 @@ def test_long_work_shows_how_far_it_is(shop: Shop) -> None:
     shown = Terminal(["revoke", "--all", "--yes", *shop.place], b"")
     assert (shown.exit_code, shown.stdout) == (0, "ended: 130\n")
     assert "130/130" in shown.seen
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["stats"], "reading about 3 documents"),
+        (["setup"], "looking at what is there, building what is missing"),
+        (["revoke", "--subject", "user:1", "--yes"], "ending the sessions of user:1"),
+    ],
+)
+def test_what_may_take_long_says_so_at_a_terminal_alone(command: list[str], shown: str, shop: Shop) -> None:
+    shop.fill(3, "user:1")
+    seen = Terminal([*command, *shop.place], b"")
+    assert seen.exit_code == 0
+    assert f"{shown} 0:00:0" in re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", seen.seen)
+    assert shop.run(*command).stderr == ""
 
 
 # The documentation.

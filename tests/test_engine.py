@@ -6,7 +6,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -1807,6 +1807,12 @@ async def test_what_is_no_session_id_cannot_be_revoked(world: World, session_id:
         await world.engine.revoke(session_id)
 
 
+@pytest.mark.parametrize("session_id", [None, b"0" * 32, 0])
+async def test_a_session_id_is_a_text(world: World, session_id: Any) -> None:
+    with pytest.raises(TypeError, match="it must be a str"):
+        await world.engine.revoke(session_id)
+
+
 async def test_a_subject_can_be_logged_out_everywhere(world: World) -> None:
     browsers = await devices(world, "user:1", 3)
     (other,) = await devices(world, "user:2", 1)
@@ -1835,6 +1841,14 @@ async def test_a_subject_can_be_logged_out_everywhere_but_here(world: World) -> 
     assert [await who(browser) for browser in browsers] == [None, "user:1", None]
 
 
+async def test_what_is_kept_is_a_session_and_not_its_id(world: World) -> None:
+    (browser,) = await devices(world, "user:1", 1)
+    async with browser.visit() as session:
+        with pytest.raises(TypeError, match="keep is of type str; it must be a Session, not its id"):
+            await world.engine.revoke_subject("user:1", keep=cast(Any, session.id))
+    assert await who(browser) == "user:1"
+
+
 async def test_sessions_that_begin_meanwhile_are_logged_out_too(world: World) -> None:
     @asynccontextmanager
     async def log_in_meanwhile(call: str) -> AsyncGenerator[None]:
@@ -1847,6 +1861,47 @@ async def test_sessions_that_begin_meanwhile_are_logged_out_too(world: World) ->
     world.store.around = log_in_meanwhile
     assert await world.engine.revoke_subject("user:1") == 3
     assert [await who(browser) for browser in (browser, *begun)] == [None] * 3
+
+
+async def test_a_log_out_everywhere_does_not_wait_for_each_in_turn(world: World) -> None:
+    under_way = most = 0
+
+    @asynccontextmanager
+    async def slow(call: str) -> AsyncGenerator[None]:
+        nonlocal under_way, most
+        under_way += call == "update"
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        yield
+        under_way -= call == "update"
+
+    await devices(world, "user:1", 100)
+    world.store.around = slow
+    assert await world.engine.revoke_subject("user:1") == 100
+    assert 10 < most <= 64  # no more than a pool of connections has
+
+
+async def test_a_log_out_everywhere_that_fails_leaves_nothing_under_way(world: World) -> None:
+    updates = 0
+
+    @asynccontextmanager
+    async def fail_once(call: str) -> AsyncGenerator[None]:
+        nonlocal updates
+        updates += call == "update"
+        if updates == 40:
+            raise StoreUnavailable("away")
+        await asyncio.sleep(0)
+        yield
+
+    await devices(world, "user:1", 100)
+    world.store.around = fail_once
+    tasks = asyncio.all_tasks()
+    with pytest.raises(StoreUnavailable, match="away"):
+        await world.engine.revoke_subject("user:1")
+    assert asyncio.all_tasks() == tasks
+    assert world.happened() == ["revoked"] * (updates - 1)
+    world.recover()
+    assert await world.engine.revoke_subject("user:1") == 100 - (updates - 1)
 
 
 async def test_who_changed_his_subject_meanwhile_is_not_logged_out(world: World) -> None:

@@ -233,6 +233,40 @@ def test_memory_is_bounded(log: EventLog) -> None:
     assert grown < 8192
 
 
+class Broken(logging.Handler):
+    """A handler that lacks what those of the standard library have: it raises."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError("cannot write")
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_log_handler_that_raises_hurts_nobody(
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", told)
+    caplog.set_level(logging.DEBUG, NAME)
+    logger, handler = logging.getLogger(NAME), Broken()
+    logger.addHandler(handler)
+    try:
+        world = World()
+        async with world.browser.visit() as session:
+            session.renew(subject="user:1")
+        for _ in range(LIMIT + 1):
+            async with world.browser.visit() as session:
+                session.renew()
+        await world.engine.close()  # what was held back
+    finally:
+        logger.removeHandler(handler)
+    async with world.browser.visit() as session:
+        assert session.subject == "user:1"
+    assert len(world.happened()) == 1 + LIMIT + 1
+    assert ("RuntimeError: cannot write" in capsys.readouterr().err) is told
+
+
 # The callback.
 
 

@@ -364,6 +364,8 @@ class GatedStore(MemoryStore):
         progress: has an item more whenever a request has come to a call or to its end.
     """
 
+    waits = True
+
     def __init__(self) -> None:
         super().__init__()
         self.gates: dict[int, asyncio.Future[None]] = {}

@@ -75,7 +75,7 @@ class SessionMiddleware:
             tokens = tokens and not prefetch(telling.get(b"sec-purpose"), telling.get(b"purpose"))
             length, coding = telling.get(b"content-length"), telling.get(b"transfer-encoding")
             large = large_body(scope.get("method", "GET"), length, coding)
-        on_outage = self._on_outage if isinstance(self._on_outage, str) else self._on_outage(scope)
+        on_outage = self._on_outage(scope) if callable(self._on_outage) else self._on_outage
         response = Response(self.engine, send) if kind == "http" else Handshake(self.engine, send, scope)
         try:
             scope[self.scope_key] = response.session = await self.engine.open(
