@@ -40,7 +40,7 @@ from mongosession.rotation import CURRENT, INVALID, NOTHING_DUE, Judgement, expi
 from mongosession.session import Session, begin, tracker
 from mongosession.signed import Opened, SignedCodec
 from mongosession.signed import expiry as cookie_expiry
-from mongosession.store import COPIED, REVOKED, SURPLUS, Record, Stamp, Store
+from mongosession.store import COPIED, REVOKED, SURPLUS, Record, Stamp, Store, changed
 from mongosession.tokens import Presented, TokenCodec, session_id
 from mongosession.tracker import Calls, Kept, Owed, State, Tracker
 from mongosession.values import EMPTY, decode_name, encode, encode_name, load, prepare
@@ -55,6 +55,7 @@ _Result = TypeVar("_Result")
 MAX_DATA = 64 * 1024
 
 _new = object.__new__
+_ROTATED = EventKind.ROTATED
 
 _SESSION_ID = re.compile("[0-9a-fA-F]{32}")
 
@@ -639,11 +640,11 @@ class SessionEngine:
         assert about.record is not None  # noqa: S101  # for the type checkers: an update is of a session that is held
         raised, put = update.changes.raised, update.changes.put
         if raised or put:
-            about.record = about.record._replace(**{**raised, **put})
+            about.record = changed(about.record, {**raised, **put})
         if put.get("epoch") is not None:
             self._emit(Event(EventKind.RENEWED, update.id.hex(), about.record.subject))
         elif "generation" in raised:
-            kind = EventKind.HEALED if decided.offer is None else EventKind.ROTATED
+            kind = EventKind.HEALED if decided.offer is None else _ROTATED
             self._emit(Event(kind, update.id.hex(), about.record.subject))
         if decided.offer is None or stamp != decided.offer.if_then:
             return None

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from mongosession.errors import DeltaRefused, StoreError
-from mongosession.store import ENDED, Changes, Record, Stamp
+from mongosession.store import ENDED, Changes, Record, Stamp, changed
 from mongosession.values import EMPTY, Delta, dump, load_names, without, without_twins
 
 _SWEEP = 1024
@@ -88,9 +88,11 @@ def apply(record: Record, changes: Changes) -> Record:
     Raises:
         DeltaRefused: the change of data cannot be applied to what is there.
     """
-    raised = {name: max(value, getattr(record, name)) for name, value in changes.raised.items()}
-    data = record.data if changes.data is None else dump(_apply(load_names(record.data), changes.data))
-    return record._replace(**raised, **changes.put, data=data)
+    fields: dict[str, Any] = {name: max(value, getattr(record, name)) for name, value in changes.raised.items()}
+    fields |= changes.put
+    if changes.data is not None:
+        fields["data"] = dump(_apply(load_names(record.data), changes.data))
+    return changed(record, fields)
 
 
 def _apply(data: dict[str, Any], delta: Delta) -> dict[str, Any]:

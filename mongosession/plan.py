@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from mongosession.errors import DataError
 from mongosession.events import Event, EventKind, Verdict
 from mongosession.policy import Rotation, Timeouts
-from mongosession.rotation import expiry
+from mongosession.rotation import AHEAD, CURRENT, expiry
 from mongosession.session import Session, tracker
 from mongosession.signed import Signed, SignedCodec
 from mongosession.signed import expiry as cookie_expiry
@@ -320,7 +320,7 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
     raised: dict[str, float] = {}
     put: dict[str, Any] = {}
     offer: Offer | None = None
-    heals = judged.verdict is Verdict.AHEAD
+    heals = judged.verdict is AHEAD
     if judged.mint is not None and (heals or case.may_send):
         raised["generation"] = judged.mint
         (put if judged.clock_broken else raised)["rotated_at"] = judged.now
@@ -330,12 +330,13 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
         events = _forced(case)
     elif case.may_send and about.token is not None:
         generation = judged.offer
-        if generation is None and (about.resend or about.reshapes_cookie) and judged.verdict is Verdict.CURRENT:
+        if generation is None and (about.resend or about.reshapes_cookie) and judged.verdict is CURRENT:
             generation = about.token.generation
         if generation is not None:
             until = deadline(record.created_at, terms.timeouts.absolute)
-            token = about.token._replace(generation=generation, deadline=until)
-            offer = Offer(token, Stamp(record.epoch, record.generation if judged.mint is None else judged.mint))
+            token = tuple.__new__(Token, (about.token.sid, about.token.epoch, generation, until))
+            stamp = Stamp(record.epoch, record.generation if judged.mint is None else judged.mint)
+            offer = tuple.__new__(Offer, (token, stamp))
     # A request was seen when it came; a connection that lives on is seen whenever it writes.
     seen_at = case.now if case.sent else judged.now
     if seen_at >= touch_at(record, terms.timeouts):

@@ -61,6 +61,11 @@ class Judgement(NamedTuple):
         """Whether the request holds the session."""
         return self.verdict in _OPENING
 
+    def done(self) -> "Judgement":
+        """The same, once nothing of it is left to be written or sent."""
+        verdict, now, behind, _, _, fell_back, broken = self
+        return tuple.__new__(Judgement, (verdict, now, behind, None, None, fell_back, broken))
+
     @property
     def acts(self) -> bool:
         """Whether there is a generation to write, or a token to send."""
@@ -73,7 +78,7 @@ class Judgement(NamedTuple):
 
 
 # What most requests need, without a look into the enumeration.
-CURRENT, INVALID = Verdict.CURRENT, Verdict.INVALID
+AHEAD, CURRENT, DUE, INVALID = Verdict.AHEAD, Verdict.CURRENT, Verdict.DUE, Verdict.INVALID
 _ODD = frozenset({Verdict.COPIED, Verdict.LATE})
 _OPENING = frozenset({Verdict.AHEAD, Verdict.CURRENT, Verdict.DUE, Verdict.BEHIND})
 
@@ -112,7 +117,7 @@ def judge(
         if not due:
             return tuple.__new__(Judgement, (CURRENT, now, *NOTHING_DUE))
         successor = token.generation + 1
-        return Judgement(Verdict.DUE, now, mint=successor, offer=successor, clock_broken=broken)
+        return tuple.__new__(Judgement, (DUE, now, 0, successor, successor, False, broken))
     if behind < rotation.window:
         return Judgement(Verdict.BEHIND, now, behind, offer=token.generation + 1 if due else None)
     if behind < rotation.accepted:

@@ -54,6 +54,17 @@ class Record(NamedTuple):
     reason: str | None = None
 
 
+_PLACES = {name: place for place, name in enumerate(Record._fields)}
+
+
+def changed(record: Record, fields: Mapping[str, Any]) -> Record:
+    """A record with other values of these fields: what its ``_replace`` does, in a quarter of the steps."""
+    values = list(record)
+    for name, value in fields.items():
+        values[_PLACES[name]] = value
+    return tuple.__new__(Record, values)
+
+
 class Stamp(NamedTuple):
     """Epoch and generation of a document at one moment."""
 

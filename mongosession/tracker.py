@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from mongosession.errors import DataError
 from mongosession.events import Verdict
-from mongosession.rotation import NOBODY, Judgement
+from mongosession.rotation import AHEAD, NOBODY, Judgement
 from mongosession.signed import Signed
 from mongosession.store import Record
 from mongosession.tokens import Token
@@ -133,6 +133,11 @@ class Difference(NamedTuple):
     grown: bool
     sizes: Mapping[str, int]
     encodings: Mapping[str, bytes]
+
+
+def _setting(put: dict[str, Any]) -> Delta:
+    """What most changes are; in fewer steps than the constructor takes."""
+    return tuple.__new__(Delta, (None, put, (), _NOTHING, _NOTHING, _NOTHING, _NOTHING))
 
 
 class Tracker:
@@ -294,10 +299,10 @@ class Tracker:
         if self.replaced:
             delta = Delta(replace=put)
         elif sizes or gone:
-            delta = Delta(None, put, tuple(map(encode_name, gone)), **operands)
+            delta = Delta(None, put, tuple(map(encode_name, gone)), **operands) if operands or gone else _setting(put)
         else:
             return None
-        return Difference(delta, (*sizes, *gone), size, size > self._size, sizes, encodings)
+        return tuple.__new__(Difference, (delta, (*sizes, *gone), size, size > self._size, sizes, encodings))
 
     def unchanged(self, data: dict[str, Any]) -> bool:
         """Whether nothing has changed, where that is seen at once: no method has written, what looks past the methods
@@ -407,10 +412,10 @@ class Tracker:
         session, what was asked for the session to that one as well."""
         if early and self.reshapes_cookie:
             self.resend = self.asked = True
-        if not early or self.intent is not None or self.judgement.verdict is Verdict.AHEAD:
+        if not early or self.intent is not None or self.judgement.verdict is AHEAD:
             self.resend = False
-            if self.judgement.mint is not None or self.judgement.offer is not None:
-                self.judgement = self.judgement._replace(mint=None, offer=None)
+            if self.judgement.acts:
+                self.judgement = self.judgement.done()
         self.intent = None
         if writes or not early:
             self.life = self.description = None
