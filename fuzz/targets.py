@@ -24,9 +24,11 @@ from mongosession.store import Record
 from mongosession.testing import HandClock, MemoryEngine
 from mongosession.tokens import VERSION, Token, TokenCodec
 from mongosession.values import (
+    EMPTY,
     MAX_DEPTH,
     decode_name,
     dump,
+    element_size,
     encode_name,
     load,
     load_safely,
@@ -211,12 +213,15 @@ def name(data: bytes) -> None:
         assert field.encode().decode() == field  # no half of a surrogate pair
         assert decode_name(field) == key
         decode_name(key)  # whatever a database holds
+        for value in (key, len(data), hash(data), None, True):
+            size = element_size(field, value)
+            assert size is None or size == len(dump({field: value})) - len(EMPTY)
     assert len({encode_name(key) for key in keys}) == len(set(keys))
     nested = {key: {key: [{key: key.encode("utf-8", "surrogatepass")}], "%": len(data)} for key in keys}
     raw = dump({encode_name(key): prepare(key, value) for key, value in nested.items()})
     assert load(raw) == nested
     assert load_safely(raw) == nested
-    assert not plainly_encoded(raw) or raw == plain_encoding(nested)
+    assert not plainly_encoded(raw) or plain_encoding(nested) == raw
     content = load_safely(data)
     if content is not None:
         stored_again(content)

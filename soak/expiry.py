@@ -329,6 +329,9 @@ class User:
         came = tracker(session).judgement.now
         await handle(session)
         await exchange.answer()
+        if exchange.cookie is None:  # nothing was judged; the session began with the answer
+            assert session.created_at is not None
+            came = session.created_at.timestamp()
         if deliver:
             exchange.deliver()
         if not self.id and session.id is not None:

@@ -306,7 +306,7 @@ PAINS = (
         "Starlette, Litestar",
         "The session moves into the database before it is too long.",
         [
-            "test_anonymous.py::test_it_moves_before_the_cookie_is_too_long",
+            "test_anonymous.py::test_it_moves_just_before_the_cookie_is_too_long",
             "test_visitors_browser.py::test_it_fills_its_session_until_that_moves",
         ],
     ),

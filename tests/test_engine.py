@@ -266,11 +266,18 @@ async def test_a_slow_answer_does_not_throw_the_browser_back(world: World) -> No
     assert not slow.sends_cookie
 
 
-async def test_a_slow_rotation_does_not_throw_the_browser_back(world: World) -> None:
+@pytest.mark.parametrize("stores", [False, True])
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_slow_rotation_does_not_throw_the_browser_back(world: World, elsewhere: bool, stores: bool) -> None:
+    """In the process that has rotated meanwhile, it is spared its write unless it stores something; in another one it
+    writes, and finds a newer generation there."""
     await world.begin()
     world.clock.advance(5)
-    slow = world.browser.send()
-    assert (await slow.open()).verdict == "due"
+    slow = world.browser.send(world.serve() if elsewhere else None)
+    session = await slow.open()
+    assert session.verdict == "due"
+    if stores:
+        session["slow"] = True
     for _ in range(2):
         async with world.browser.visit():
             world.clock.advance(5)
