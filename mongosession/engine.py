@@ -7,7 +7,6 @@ send is decided by ``rotation.judge`` and ``plan.plan``; here it is carried out.
 import asyncio
 import os
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
@@ -57,7 +56,7 @@ MAX_DATA = 64 * 1024
 _new = object.__new__
 _ROTATED = EventKind.ROTATED
 
-_SESSION_ID = re.compile("[0-9a-fA-F]{32}")
+_SESSION_ID = "[0-9a-fA-F]{32}"
 
 _AT_ONCE = 32  # sessions that end at a time where all of a subject do: less than a driver's pool of connections has
 
@@ -106,7 +105,7 @@ class SessionEngine:
         write: Literal["before_response", "after_response"] = "before_response",
         on_event: Callable[[Event], object] | None = None,
         clock: Callable[[], float] = time.time,
-        random: Callable[[int], bytes] = secrets.token_bytes,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         if write not in ("before_response", "after_response"):
             raise ValueError(f'write is {write!r}; it must be "before_response" or "after_response"')
@@ -261,9 +260,7 @@ class SessionEngine:
             StoreUnavailable: the database did not answer within the deadline; the write may or may not have happened.
         """
         about = tracker(session)
-        if (
-            not about.asked and about.owed is None and status < 500
-        ):  # what most come to, in few steps
+        if not about.asked and about.owed is None and status < 500:  # what most come to, in few steps
             if about.record is None:
                 nothing = not (about.accessed or dict.__len__(session))
             else:
@@ -305,7 +302,7 @@ class SessionEngine:
         """
         if not isinstance(session_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a visitor has none: None
             raise TypeError(f"session_id is {session_id!r}; it must be a str")
-        if not _SESSION_ID.fullmatch(session_id):
+        if not re.fullmatch(_SESSION_ID, session_id):
             raise ValueError(f"{session_id!r} is no session id: it must be 32 hexadecimal digits")
         return await self._revoke(bytes.fromhex(session_id), REVOKED)
 

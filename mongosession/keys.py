@@ -127,8 +127,9 @@ def _bytes(key: str | bytes) -> bytes:
     return key.encode() if isinstance(key, str) else key
 
 
-_WORDS = re.compile("(?i:secret|password|change.?me|example|insecure|qwerty|letmein)| ")
-_ONE_CASE = re.compile("[a-z_.:-]+|[A-Z_.:-]+")
+# Compiled where they are asked for: few processes do.
+_WORDS = "(?i:secret|password|change.?me|example|insecure|qwerty|letmein)| "
+_ONE_CASE = "[a-z_.:-]+|[A-Z_.:-]+"
 
 
 def doubt(key: bytes) -> str | None:
@@ -144,6 +145,6 @@ def doubt(key: bytes) -> str | None:
     if neighbours > len(key) / 2:
         return "it follows the alphabet"
     text = key.decode("latin-1")
-    if text.isprintable() and text.isascii() and (_WORDS.search(text) or _ONE_CASE.fullmatch(text)):
+    if text.isprintable() and text.isascii() and (re.search(_WORDS, text) or re.fullmatch(_ONE_CASE, text)):
         return "it reads like words"
     return None

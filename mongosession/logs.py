@@ -8,7 +8,6 @@ thousand times a second must neither fill the disk nor hide what else there is. 
 import logging
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from inspect import iscoroutine, iscoroutinefunction
 from typing import Any
 
@@ -33,14 +32,14 @@ _WARNINGS = frozenset(
 )
 
 
-@dataclass(slots=True)
 class _Window:
     """What came of one kind since ``begun``. There is one of each kind at most, so memory is bounded."""
 
-    begun: float
-    level: int
-    logged: int = 0
-    held_back: int = 0
+    def __init__(self, begun: float, level: int) -> None:
+        self.begun = begun
+        self.level = level
+        self.logged = 0
+        self.held_back = 0
 
 
 class EventLog:

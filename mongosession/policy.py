@@ -19,7 +19,7 @@ _LONGEST_NAME, _LONGEST_PATH = 4096 - 64, 1024  # RFC 6265bis, 5.6
 
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2: token
 _COOKIE_PATH = re.compile(r"/[\x20-\x3a\x3c-\x7e]*")  # RFC 6265, 4.1.1: any character but controls and ";"
-_COOKIE_DOMAIN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?")
+_COOKIE_DOMAIN = r"[A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?"  # compiled where there is one
 
 
 def _seconds(owner: str, field: str, value: object, *, zero: bool = False) -> None:
@@ -31,8 +31,8 @@ def _seconds(owner: str, field: str, value: object, *, zero: bool = False) -> No
         )
 
 
-def _matches(pattern: re.Pattern[str], value: object) -> bool:
-    return isinstance(value, str) and pattern.fullmatch(value) is not None
+def _matches(pattern: str | re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
 @dataclass(frozen=True, slots=True)

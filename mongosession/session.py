@@ -29,9 +29,10 @@ MAX_DETAIL = 256
 MAX_DETAIL_NAME = 64
 """Limits of ``describe``: some of it comes from the client, and it is not for him to say how large a document is."""
 
-_NO_UTF8 = re.compile("[\ud800-\udfff]")
-_NO_DETAIL = re.compile("[.$\0\ud800-\udfff]")
-_NO_SUBJECT = re.compile("[\0\ud800-\udfff]")  # what UTF-8 cannot hold would fail at the commit only
+# Compiled where they are asked for: importing the package should take no time.
+_NO_UTF8 = "[\ud800-\udfff]"
+_NO_DETAIL = "[.$\0\ud800-\udfff]"
+_NO_SUBJECT = "[\0\ud800-\udfff]"  # what UTF-8 cannot hold would fail at the commit only
 
 
 class Keep(Enum):
@@ -134,7 +135,7 @@ class Session(dict[str, Any]):
         if subject is not None:
             if not isinstance(subject, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
                 raise TypeError(f"renew(subject={subject!r}): a subject must be a str, for instance 'user:{subject}'")
-            if not 0 < len(subject) <= MAX_SUBJECT or _NO_SUBJECT.search(subject):
+            if not 0 < len(subject) <= MAX_SUBJECT or re.search(_NO_SUBJECT, subject):
                 raise ValueError(
                     f"renew(subject=...) of {len(subject)} characters; it must be 1 to {MAX_SUBJECT}, without NUL and "
                     "lone surrogates"
@@ -196,7 +197,7 @@ class Session(dict[str, Any]):
         if len(details) > MAX_DETAILS:
             raise ValueError(f"describe() with {len(details)} details; it takes at most {MAX_DETAILS}")
         for name, text in details.items():
-            if not 0 < len(name) <= MAX_DETAIL_NAME or _NO_DETAIL.search(name):
+            if not 0 < len(name) <= MAX_DETAIL_NAME or re.search(_NO_DETAIL, name):
                 raise ValueError(
                     f"describe({name!r}=...): a name must have 1 to {MAX_DETAIL_NAME} characters, without . $ and NUL"
                 )
@@ -204,7 +205,7 @@ class Session(dict[str, Any]):
                 raise TypeError(f"describe({name}={text!r}): a detail must be a str")
         self._tracker.asked = True
         self._tracker.description = {
-            name: _NO_UTF8.sub("\N{REPLACEMENT CHARACTER}", str.__str__(text[:MAX_DETAIL]))
+            name: re.sub(_NO_UTF8, "\N{REPLACEMENT CHARACTER}", str.__str__(text[:MAX_DETAIL]))
             for name, text in details.items()
             if text
         }

@@ -67,7 +67,7 @@ _UNSAFE = re.compile("[%.$\0\ud800-\udfff]")
 _ESCAPED = re.compile(rb"%(?:2[45E]|00|u|(?<=[\x01-\x13\x7f\xff]%)\0)")
 _OPENINGS = b"\x03\x04\x0f"  # the types that hold others: document, array, code with scope
 _LEVEL = 7  # bytes that a level of nesting takes at least: type, NUL of the name, length, NUL of the end
-_ESCAPE = re.compile("%(u[0-9A-F]{4}|[0-9A-F]{2})")
+_ESCAPE = "%(u[0-9A-F]{4}|[0-9A-F]{2})"
 
 
 class Delta(NamedTuple):
@@ -127,7 +127,7 @@ def decode_name(name: str) -> str:
     """The key of a field name."""
     if "%" not in name:
         return name
-    return "" if name == "%" else _ESCAPE.sub(lambda match: chr(int(match[1].lstrip("u"), 16)), name)
+    return "" if name == "%" else re.sub(_ESCAPE, lambda match: chr(int(match[1].lstrip("u"), 16)), name)
 
 
 def prepare(key: str, value: Any) -> Any:

@@ -403,8 +403,8 @@ MUTANTS = (
     ),
     Mutant(
         "policy",
-        "pattern.fullmatch(value)",
-        "pattern.match(value)",
+        "re.fullmatch(pattern, value)",
+        "re.match(pattern, value)",
         "header_injection",
         "nothing is smuggled into a header by a setting",
     ),

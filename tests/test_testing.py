@@ -1,6 +1,6 @@
 """What applications test with: the clock, the jar, the browser, the counters."""
 
-import secrets
+import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -330,7 +330,7 @@ def test_an_engine_tells_its_clock_and_its_chance() -> None:
     engine = SessionEngine(MemoryStore(), keys=[KEY], clock=clock, random=chance)
     assert (engine.clock, engine.random) == (clock, chance)
     ordinary = SessionEngine(MemoryStore(), keys=[KEY])
-    assert (ordinary.clock, ordinary.random) == (time.time, secrets.token_bytes)
+    assert (ordinary.clock, ordinary.random) == (time.time, os.urandom)
 
 
 def test_every_run_of_a_test_has_the_same_chance() -> None:
