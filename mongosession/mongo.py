@@ -91,8 +91,8 @@ class MongoStore:
 
     Args:
         collection: Motor's ``AsyncIOMotorCollection`` or PyMongo's ``AsyncCollection``.
-        timeout: seconds within which the database has to answer each call, default 5. It is given to the driver as
-            well, since a thread of Motor's cannot be cancelled. Shorter than an election (about 10 s by default) means
+        timeout: seconds within which the database has to answer each call, default 5. Motor's driver is given it as
+            well, since a thread cannot be cancelled. Shorter than an election (about 10 s by default) means
             that a failover is seen as 503s; longer means that requests pile up meanwhile.
         clustered: ``setup`` creates the collection clustered by ``_id`` (MongoDB 5.3): no index of its own for ids, one
             look-up less a command. A collection that exists is not changed. Default False.
@@ -281,7 +281,9 @@ class MongoStore:
     def _lean_errors(self, delta: Delta | None = None) -> AbstractContextManager[None]:
         """The same for the two calls that most requests make: a call that can be cancelled needs no deadline of the
         driver's beside asyncio's, and that takes a tenth of a look-up's time."""
-        return _Translated(self.timeout, delta) if self._cancellable else self._errors(delta)
+        if not self._cancellable:
+            return self._errors(delta)
+        return _Translated(self.timeout, delta, self.collection.database.client)
 
     @contextmanager
     def _within(self, timeout: float | None, delta: Delta | None = None) -> Generator[None, None, None]:
@@ -295,13 +297,15 @@ class _Translated:
     Args:
         timeout: seconds, the deadline that may have passed.
         delta: the change of data that the server may have refused.
+        client: knows why, where the deadline passed before the driver said so.
     """
 
-    __slots__ = ("_delta", "_timeout")
+    __slots__ = ("_client", "_delta", "_timeout")
 
-    def __init__(self, timeout: float, delta: Delta | None) -> None:
+    def __init__(self, timeout: float, delta: Delta | None, client: Any = None) -> None:
         self._timeout = timeout
         self._delta = delta
+        self._client = client
 
     def __enter__(self) -> None:
         pass
@@ -313,6 +317,10 @@ class _Translated:
     def _translation(self, error: BaseException) -> StoreError | None:
         delta = self._delta
         if isinstance(error, TimeoutError):
+            if self._client is not None:
+                servers = self._client.topology_description.server_descriptions().values()
+                if away := [str(server.error) for server in servers if server.error is not None]:
+                    return StoreUnavailable(f"the database is away: {', '.join(away)}")
             return StoreUnavailable(f"the database did not answer within {self._timeout} s")
         if isinstance(error, InvalidBSON | LookupError):
             return StoreUnavailable(f"the database's answer makes no sense: {error}")

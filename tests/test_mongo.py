@@ -549,6 +549,27 @@ async def test_a_primary_that_steps_down_while_it_waits_for_the_majority(
         await fail("off")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.load(b"x" * 16),
+        lambda store: store.update(b"x" * 16, Changes(data=Delta(set={"n": 1})), epoch=1),
+    ],
+    ids=["load", "update"],
+)
+async def test_why_the_database_is_away(driver: str, call: Callable[[MongoStore], Awaitable[object]]) -> None:
+    with socket.socket() as taken:  # bound, so that nobody else listens there
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        client: Any = CLIENTS[driver](f"mongodb://127.0.0.1:{port}")
+        store = MongoStore(client.shop.sessions, timeout=0.5)
+        with pytest.raises(StoreUnavailable, match=rf"the database is away: .*127\.0\.0\.1:{port}: .*111"):
+            await call(store)
+        closing = client.close()
+        if closing is not None:
+            await closing
+
+
 # Construction.
 
 
