@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import re
 import secrets
 import time
@@ -319,5 +320,5 @@ def test_the_table_of_the_documentation_is_true() -> None:
         if expected is inspect.Parameter.empty:
             assert default == "required"
         else:
-            assert eval(default, {"time": time, "secrets": secrets}) == expected, setting
+            assert eval(default, {"time": time, "os": os}) == expected, setting
         assert re.fullmatch(r"\S.{10,}\.", why), setting
