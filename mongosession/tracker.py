@@ -286,7 +286,8 @@ class Tracker:
             if known is _MISSING:
                 new += 1
             else:
-                size -= self._size_before(key)
+                before = element_size(name, known)
+                size -= self._size_before(key) if before is None else before
         gone: list[str] = []
         if dict.__len__(data) - new < len(base):
             gone = [key for key in base if not dict.__contains__(data, key)]

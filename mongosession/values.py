@@ -118,6 +118,8 @@ class Delta(NamedTuple):
 def encode_name(key: str) -> str:
     """The field name of a key. A plain ``str`` even where the key is of a subclass: those may format themselves as
     something else (a member of ``class Key(str, Enum)`` does), and names become parts of paths."""
+    if type(key) is str and key.isidentifier():  # as most are, and none of these has anything to escape
+        return key
     if key and not _UNSAFE.search(key):
         return str.__str__(key)
     return _UNSAFE.sub(lambda match: _escape(match[0]), key) or "%"
