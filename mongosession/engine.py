@@ -426,6 +426,8 @@ class SessionEngine:
         if decided.revert:
             about.revert(session)
         about.settle(session, decided.difference, early=early, writes=not early or decided.writes)
+        if sent:
+            about.asked = True  # where it fails, the next one has to wait for that and try again
         for event in decided.events:
             self._emit(event)
         headers: Headers = [("Vary", "Cookie")] if decided.vary else []
@@ -493,8 +495,8 @@ class SessionEngine:
             return
         present = await self.store.load(record.id)
         alive = present is not None and present.epoch == record.epoch and now < expiry(present, self.terms.timeouts)
-        if alive:
-            about.record = present
+        if present is not None and alive:
+            about.record, about.touch_at = present, touch_at(present, self.terms.timeouts)
         else:
             about.lose()
 
@@ -617,6 +619,7 @@ class SessionEngine:
     async def _create(self, creation: Creation, about: Tracker) -> Owed:
         await self.store.create(creation.record)
         (about.record, about.token), about.signed = creation, None
+        about.touch_at = touch_at(creation.record, self.terms.timeouts)
         self._emit(Event(EventKind.CREATED, creation.record.id.hex(), creation.record.subject))
         return creation.token
 

@@ -347,7 +347,7 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
         shaped = _shaped(record, case)
         put |= _differing(shaped, record)
     if shaped.idle != record.idle:  # it may be shorter than before
-        raised["seen_at"] = seen_at
+        raised["seen_at"] = max(seen_at, record.seen_at)  # it may have begun in this request
         raised.pop("expires_at", None)
         put["expires_at"] = expiry(shaped._replace(seen_at=max(case.now, record.seen_at)), terms.timeouts)
     update = None

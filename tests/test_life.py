@@ -308,6 +308,21 @@ async def test_a_life_that_comes_with_a_refused_change_is_not_written(site: Site
     assert (record.idle, record.description) == (None, None)
 
 
+async def test_a_session_begun_by_a_save_was_seen_when_it_began_though_it_gets_a_life_afterwards(world: World) -> None:
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["at"] = "home"
+    await session.save()
+    began = session.seen_at
+    session.set_expiry(idle=550)
+    await exchange.answer()
+    assert session.seen_at == began
+    world.store.take()
+    session["at"] = "shop"
+    assert await session.save()
+    assert world.store.take() == ["update"]  # it is known to live
+
+
 async def test_a_slow_request_that_sets_a_life_sees_itself_as_the_last(world: World) -> None:
     its_id = await world.begin()
     slow = world.browser.send()
@@ -463,6 +478,24 @@ async def test_a_description_on_a_real_server_may_hold_anything(site: Site) -> N
     async with site.browser.visit() as session:
         session.describe(**{"user agent": "\0$set", "é": "\udfff.", "_id": "1"})
     assert await site.devices() == [{"user agent": "\0$set", "é": "\N{REPLACEMENT CHARACTER}.", "_id": "1"}]
+
+
+async def test_a_connection_keeps_a_session_alive_that_has_taken_the_place_of_a_longer_one(world: World) -> None:
+    async with world.browser.visit() as session:
+        session["at"] = "home"
+        session.set_expiry(idle=20 * DAY)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    assert session.id is not None
+    await world.engine.revoke(session.id)
+    session.renew(subject="user:42")  # the session has ended: it begins another, that lives as all do
+    await exchange.answer()
+    for _ in range(4):
+        world.clock.advance(400)
+        await world.engine.commit(session, sent=True)
+    exchange.deliver()
+    async with world.browser.visit() as later:
+        assert (later.subject, later.id) == ("user:42", session.id)
 
 
 async def test_a_description_may_be_recorded_while_streaming(world: World) -> None:
