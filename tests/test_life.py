@@ -465,6 +465,32 @@ async def test_a_description_survives_a_log_in_and_ends_with_the_session(world: 
     assert (await world.record(its_id)).description is None
 
 
+@pytest.mark.parametrize("again", [lambda s: s.describe(address="::1"), lambda s: s.set_expiry(idle=300)])
+async def test_a_rotation_may_fail_where_a_session_is_told_what_it_has_already(world: World, again: Change) -> None:
+    await world.begin()
+    async with world.browser.visit() as session:
+        again(session)
+    world.clock.advance(100)
+    async with world.browser.visit() as session:
+        again(session)
+        world.store.around = away
+    assert world.happened()[-1] is EventKind.STORE_FAILED
+
+
+async def test_parallel_requests_that_describe_a_session_as_it_is_rotate_it_once(world: World) -> None:
+    await world.begin()
+    async with world.browser.visit() as session:
+        session.describe(address="::1")
+    world.clock.advance(100)
+    exchanges = [world.browser.send() for _ in range(3)]
+    for exchange in exchanges:
+        (await exchange.open()).describe(address="::1")
+    world.store.take()
+    for exchange in exchanges:
+        await exchange.answer()
+    assert world.store.take() == ["update"]
+
+
 async def test_what_a_client_says_of_itself_is_cut(world: World) -> None:
     await world.begin()
     async with world.browser.visit() as session:
