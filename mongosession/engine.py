@@ -263,6 +263,8 @@ class SessionEngine:
         if not about.asked and about.owed is None and status < 500:  # what most come to, in few steps
             if about.record is None:
                 nothing = not (about.accessed or dict.__len__(session))
+            elif about.pending is not None and not about.pending.done():
+                nothing = False  # where that fails, its changes are to be done yet
             else:
                 nothing = about.unchanged(session) and (not sent or self._clock() < about.touch_at)
             if nothing:
@@ -426,8 +428,6 @@ class SessionEngine:
         if decided.revert:
             about.revert(session)
         about.settle(session, decided.difference, early=early, writes=not early or decided.writes)
-        if sent:
-            about.asked = True  # where it fails, the next one has to wait for that and try again
         for event in decided.events:
             self._emit(event)
         headers: Headers = [("Vary", "Cookie")] if decided.vary else []

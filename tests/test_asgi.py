@@ -864,6 +864,19 @@ async def test_a_request_cancelled_before_the_commit_stores_nothing(site: Site) 
 # ---------------------------------------------------------------------------------------------- after the answer
 
 
+async def test_after_response_the_write_is_over_when_the_application_has_returned() -> None:
+    site = Site(write="after_response")
+    await site.begin()
+    site.store.around = gate = Gate("update")
+    visit = asyncio.create_task(site.visit(answering(lambda session: session.update(a=1))))
+    await gate.reached.wait()
+    await asyncio.sleep(0.01)
+    assert not visit.done()  # the response is gone; whoever ends the event loop now would lose what it stored
+    gate.opened.set()
+    await visit
+    assert (await site.stored())["a"] == 1
+
+
 async def test_after_response_the_write_is_over_when_the_engine_is_closed() -> None:
     site = Site(write="after_response")
     await site.begin()

@@ -305,7 +305,6 @@ async def test_what_begins_in_a_request_and_is_committed_again_does_not_expire_a
     assert await world.engine.open(cookie.partition(";")[0]) == {"first": 1, "second": 2}
 
 
-
 async def test_writing_after_the_response_does_not_postpone_a_move() -> None:
     world = World(anonymous="cookie", write="after_response")
     await visit(world, n=1)
