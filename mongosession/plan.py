@@ -208,8 +208,10 @@ def _due(about: Tracker, terms: Terms, now: float, *, sent: bool, early: bool) -
 
 
 def touch_at(record: Record, timeouts: Timeouts) -> float:
-    """When the time of the last request is due to be written again, seconds since 1970."""
-    return record.seen_at + (timeouts.idle if record.idle is None else record.idle) / TOUCHES
+    """When the time of the last request is due to be written again, or the session has ended: seconds since 1970."""
+    due = record.seen_at + (timeouts.idle if record.idle is None else record.idle) / TOUCHES
+    end = record.created_at + timeouts.absolute
+    return min(due, end)
 
 
 class _Case:

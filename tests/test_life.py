@@ -524,6 +524,18 @@ async def test_a_connection_keeps_a_session_alive_that_has_taken_the_place_of_a_
         assert (later.subject, later.id) == ("user:42", session.id)
 
 
+async def test_a_connection_notices_the_absolute_end_of_a_session_that_it_leaves_as_it_is() -> None:
+    world = World(timeouts=Timeouts(idle=20 * DAY, absolute=30 * DAY))
+    await world.begin()
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session.set_expiry(idle=400 * DAY)
+    await exchange.answer()
+    world.clock.advance(30 * DAY)
+    await world.engine.commit(session, sent=True)
+    assert session.is_new
+
+
 async def test_a_description_may_be_recorded_while_streaming(world: World) -> None:
     its_id = await world.begin()
     exchange = world.browser.send()
