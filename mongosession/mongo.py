@@ -187,8 +187,11 @@ class MongoStore:
         with self._lean_errors():
             async with asyncio.timeout(self.timeout if self._cancellable else self.timeout + 1):
                 answer = await self._look_up(command)
-            found = answer["cursor"]["firstBatch"]
-            return _record(found[0]) if found else None
+            try:
+                found = answer["cursor"]["firstBatch"]
+                return _record(found[0]) if found else None
+            except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+                raise InvalidBSON(str(error)) from error
 
     async def _look_up(self, command: dict[str, Any]) -> Any:
         """What ``find_one`` does with the primary, its second try included, in four fifths of the time."""
@@ -197,10 +200,10 @@ class MongoStore:
             return await database.command(command, codec_options=_RAW)
         except ServerSelectionTimeoutError:
             raise
-        except ConnectionFailure:
-            pass
-        except OperationFailure as error:
-            if error.code not in _RETRYABLE_READS:
+        except (ConnectionFailure, OperationFailure) as error:
+            if isinstance(error, OperationFailure) and error.code not in _RETRYABLE_READS:
+                raise
+            if not database.client.options.retry_reads:
                 raise
         return await database.command(command, codec_options=_RAW)
 
@@ -331,7 +334,8 @@ class _Translated:
         if delta is not None and isinstance(error, OperationFailure) and error.code in _REFUSALS:
             message = str(error.details["errmsg"] if error.details else error)
             return DeltaRefused(message, _at_fault(message, delta))
-        if error.timeout or isinstance(error, _AWAY) or error.has_error_label("RetryableWriteError"):
+        passes = isinstance(error, OperationFailure) and error.code in _RETRYABLE_READS
+        if passes or error.timeout or isinstance(error, _AWAY) or error.has_error_label("RetryableWriteError"):
             return StoreUnavailable(f"the database is away: {error}")
         return StoreError(f"the database refused: {error}")
 
