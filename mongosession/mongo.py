@@ -91,9 +91,10 @@ class MongoStore:
 
     Args:
         collection: Motor's ``AsyncIOMotorCollection`` or PyMongo's ``AsyncCollection``.
-        timeout: seconds within which the database has to answer each call, default 5. Motor's driver is given it as
-            well, since a thread cannot be cancelled. Shorter than an election (about 10 s by default) means
-            that a failover is seen as 503s; longer means that requests pile up meanwhile.
+        timeout: seconds within which the database has to answer each call, default 5. The server is told as well, so
+            that nothing piles up there, and Motor's driver, since its threads cannot be cancelled. Shorter than an
+            election (about 10 s by default) means that a failover is seen as 503s; longer means that requests pile up
+            meanwhile.
         clustered: ``setup`` creates the collection clustered by ``_id`` (MongoDB 5.3): no index of its own for ids, one
             look-up less a command. A collection that exists is not changed. Default False.
 
@@ -221,8 +222,8 @@ class MongoStore:
         if subject is not None:
             where["subject"] = subject
         update = _update(changes)
-        with self._lean_errors(changes.data):
-            async with asyncio.timeout(self.timeout if self._cancellable else self.timeout + 1):
+        with self._errors(changes.data):
+            async with asyncio.timeout(self.timeout + 1):
                 if not changes.confirm:
                     collection = self._durable if changes.durable else self._ordinary
                     return bool((await collection.update_one(where, update)).matched_count)
@@ -281,12 +282,13 @@ class MongoStore:
         """The deadline for the driver, and its errors in our words."""
         return self._within(self.timeout, delta)
 
-    def _lean_errors(self, delta: Delta | None = None) -> AbstractContextManager[None]:
-        """The same for the two calls that most requests make: a call that can be cancelled needs no deadline of the
-        driver's beside asyncio's, and that takes a tenth of a look-up's time."""
+    def _lean_errors(self) -> AbstractContextManager[None]:
+        """The same for a look-up, which tells the server its deadline itself: a call that can be cancelled needs none
+        of the driver's beside asyncio's, and that takes a tenth of a look-up's time. (Not so for a write: the server
+        has to be told when to stop waiting for a majority.)"""
         if not self._cancellable:
-            return self._errors(delta)
-        return _Translated(self.timeout, delta, self.collection.database.client)
+            return self._errors()
+        return _Translated(self.timeout, None, self.collection.database.client)
 
     @contextmanager
     def _within(self, timeout: float | None, delta: Delta | None = None) -> Generator[None, None, None]:

@@ -327,6 +327,16 @@ async def test_write_concerns(
     assert (await reloaded(store, record)).reason == DESTROYED
 
 
+async def test_the_server_knows_when_nobody_waits_any_more(connect: Connect, driver: str) -> None:
+    """Else what waits for a majority that lags behind would pile up there, each with a connection."""
+    sent = Sent()
+    store = MongoStore(connect(driver, replica=True, listeners=[sent]), timeout=3)
+    record = a_record()
+    calls = [store.create(record), *(store.update(record.id, changes) for changes in WRITES.values())]
+    for call in [*calls, store.pop(record.id, "a", epoch=7), store.load(record.id)]:
+        assert 0 < (await sent.by(call))["maxTimeMS"] <= 3000
+
+
 async def test_a_collection_of_unacknowledged_writes_will_do(connect: Connect, driver: str) -> None:
     store = MongoStore(connect(driver, w=0))
     await store.setup()
@@ -396,7 +406,6 @@ async def test_a_document_that_makes_no_sense_is_an_outage(collection: Any, garb
     await collection.update_one({"_id": record.id}, {"$set": garbled})
     with pytest.raises(StoreUnavailable, match="makes no sense"):
         await store.load(record.id)
-
 
 
 async def test_a_listing_leaves_no_deadline_to_who_reads_it(connect: Connect, driver: str) -> None:
@@ -606,7 +615,6 @@ async def test_a_look_up_is_tried_once_where_the_client_says_so(failing_uri: str
         with pytest.raises(StoreUnavailable):
             await store.load(record.id)
         assert counter.take() == ["find"]
-
 
 
 @pytest.mark.parametrize(
