@@ -451,6 +451,7 @@ class SessionEngine:
         try:
             cookie = await self._carry_out(decided, about)
         except SessionError as error:
+            about.asked = True  # something may be due yet
             # Of a session that was perhaps created nobody has the token: the next one starts from the same data.
             repeat = isinstance(error, DataError) or decided.create is not None
             if before is not None and (uncertain := about.restore(session, before, repeat=repeat)):

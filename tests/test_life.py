@@ -323,6 +323,19 @@ async def test_a_session_begun_by_a_save_was_seen_when_it_began_though_it_gets_a
     assert world.store.take() == ["update"]  # it is known to live
 
 
+async def test_the_answer_to_a_failed_commit_says_yet_that_the_session_was_seen(world: World) -> None:
+    its_id = await world.begin()
+    world.clock.advance(100)
+    session = await world.browser.send().open()
+    session["at"] = "shop"
+    world.store.around = away
+    with pytest.raises(StoreUnavailable):
+        await world.engine.commit(session)
+    world.recover()
+    await world.engine.commit(session, status=409)
+    assert (await world.record(its_id)).seen_at == world.clock()
+
+
 async def test_a_slow_request_that_sets_a_life_sees_itself_as_the_last(world: World) -> None:
     its_id = await world.begin()
     slow = world.browser.send()
