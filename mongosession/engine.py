@@ -263,6 +263,8 @@ class SessionEngine:
         if not about.asked and about.owed is None and status < 500:  # what most come to, in few steps
             if about.record is None:
                 nothing = not (about.accessed or dict.__len__(session))
+            elif about.pending is not None and not about.pending.done():
+                nothing = False  # where that fails, its changes are to be done yet
             else:
                 nothing = about.unchanged(session) and (not sent or self._clock() < about.touch_at)
             if nothing:
@@ -449,6 +451,7 @@ class SessionEngine:
         try:
             cookie = await self._carry_out(decided, about)
         except SessionError as error:
+            about.asked = True  # something may be due yet
             # Of a session that was perhaps created nobody has the token: the next one starts from the same data.
             repeat = isinstance(error, DataError) or decided.create is not None
             if before is not None and (uncertain := about.restore(session, before, repeat=repeat)):
@@ -493,8 +496,8 @@ class SessionEngine:
             return
         present = await self.store.load(record.id)
         alive = present is not None and present.epoch == record.epoch and now < expiry(present, self.terms.timeouts)
-        if alive:
-            about.record = present
+        if present is not None and alive:
+            about.record, about.touch_at = present, touch_at(present, self.terms.timeouts)
         else:
             about.lose()
 
@@ -617,6 +620,7 @@ class SessionEngine:
     async def _create(self, creation: Creation, about: Tracker) -> Owed:
         await self.store.create(creation.record)
         (about.record, about.token), about.signed = creation, None
+        about.touch_at = touch_at(creation.record, self.terms.timeouts)
         self._emit(Event(EventKind.CREATED, creation.record.id.hex(), creation.record.subject))
         return creation.token
 

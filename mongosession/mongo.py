@@ -91,9 +91,10 @@ class MongoStore:
 
     Args:
         collection: Motor's ``AsyncIOMotorCollection`` or PyMongo's ``AsyncCollection``.
-        timeout: seconds within which the database has to answer each call, default 5. Motor's driver is given it as
-            well, since a thread cannot be cancelled. Shorter than an election (about 10 s by default) means
-            that a failover is seen as 503s; longer means that requests pile up meanwhile.
+        timeout: seconds within which the database has to answer each call, default 5. The server is told as well, so
+            that nothing piles up there, and Motor's driver, since its threads cannot be cancelled. Shorter than an
+            election (about 10 s by default) means that a failover is seen as 503s; longer means that requests pile up
+            meanwhile.
         clustered: ``setup`` creates the collection clustered by ``_id`` (MongoDB 5.3): no index of its own for ids, one
             look-up less a command. A collection that exists is not changed. Default False.
 
@@ -187,8 +188,11 @@ class MongoStore:
         with self._lean_errors():
             async with asyncio.timeout(self.timeout if self._cancellable else self.timeout + 1):
                 answer = await self._look_up(command)
-            found = answer["cursor"]["firstBatch"]
-            return _record(found[0]) if found else None
+            try:
+                found = answer["cursor"]["firstBatch"]
+                return _record(found[0]) if found else None
+            except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+                raise InvalidBSON(str(error)) from error
 
     async def _look_up(self, command: dict[str, Any]) -> Any:
         """What ``find_one`` does with the primary, its second try included, in four fifths of the time."""
@@ -197,10 +201,10 @@ class MongoStore:
             return await database.command(command, codec_options=_RAW)
         except ServerSelectionTimeoutError:
             raise
-        except ConnectionFailure:
-            pass
-        except OperationFailure as error:
-            if error.code not in _RETRYABLE_READS:
+        except (ConnectionFailure, OperationFailure) as error:
+            if isinstance(error, OperationFailure) and error.code not in _RETRYABLE_READS:
+                raise
+            if not database.client.options.retry_reads:
                 raise
         return await database.command(command, codec_options=_RAW)
 
@@ -218,8 +222,8 @@ class MongoStore:
         if subject is not None:
             where["subject"] = subject
         update = _update(changes)
-        with self._lean_errors(changes.data):
-            async with asyncio.timeout(self.timeout if self._cancellable else self.timeout + 1):
+        with self._errors(changes.data):
+            async with asyncio.timeout(self.timeout + 1):
                 if not changes.confirm:
                     collection = self._durable if changes.durable else self._ordinary
                     return bool((await collection.update_one(where, update)).matched_count)
@@ -278,12 +282,13 @@ class MongoStore:
         """The deadline for the driver, and its errors in our words."""
         return self._within(self.timeout, delta)
 
-    def _lean_errors(self, delta: Delta | None = None) -> AbstractContextManager[None]:
-        """The same for the two calls that most requests make: a call that can be cancelled needs no deadline of the
-        driver's beside asyncio's, and that takes a tenth of a look-up's time."""
+    def _lean_errors(self) -> AbstractContextManager[None]:
+        """The same for a look-up, which tells the server its deadline itself: a call that can be cancelled needs none
+        of the driver's beside asyncio's, and that takes a tenth of a look-up's time. (Not so for a write: the server
+        has to be told when to stop waiting for a majority.)"""
         if not self._cancellable:
-            return self._errors(delta)
-        return _Translated(self.timeout, delta, self.collection.database.client)
+            return self._errors()
+        return _Translated(self.timeout, None, self.collection.database.client)
 
     @contextmanager
     def _within(self, timeout: float | None, delta: Delta | None = None) -> Generator[None, None, None]:
@@ -331,7 +336,8 @@ class _Translated:
         if delta is not None and isinstance(error, OperationFailure) and error.code in _REFUSALS:
             message = str(error.details["errmsg"] if error.details else error)
             return DeltaRefused(message, _at_fault(message, delta))
-        if error.timeout or isinstance(error, _AWAY) or error.has_error_label("RetryableWriteError"):
+        passes = isinstance(error, OperationFailure) and error.code in _RETRYABLE_READS
+        if passes or error.timeout or isinstance(error, _AWAY) or error.has_error_label("RetryableWriteError"):
             return StoreUnavailable(f"the database is away: {error}")
         return StoreError(f"the database refused: {error}")
 

@@ -210,8 +210,10 @@ def _due(about: Tracker, terms: Terms, now: float, *, sent: bool, early: bool) -
 
 
 def touch_at(record: Record, timeouts: Timeouts) -> float:
-    """When the time of the last request is due to be written again, seconds since 1970."""
-    return record.seen_at + (timeouts.idle if record.idle is None else record.idle) / TOUCHES
+    """When the time of the last request is due to be written again, or the session has ended: seconds since 1970."""
+    due = record.seen_at + (timeouts.idle if record.idle is None else record.idle) / TOUCHES
+    end = record.created_at + timeouts.absolute
+    return min(due, end)
 
 
 class _Case:
@@ -344,19 +346,19 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
     if seen_at >= touch_at(record, terms.timeouts):
         raised["seen_at"] = seen_at
         raised["expires_at"] = expiry(record._replace(seen_at=seen_at), terms.timeouts)
-    shaped = record
+    shaped, essential = record, case.delta is not None
     if case.life is not None or case.description is not None:
         shaped = _shaped(record, case)
-        put |= _differing(shaped, record)
+        put |= (differing := _differing(shaped, record))
+        essential = essential or bool(differing)
     if shaped.idle != record.idle:  # it may be shorter than before
-        raised["seen_at"] = seen_at
+        raised["seen_at"] = max(seen_at, record.seen_at)  # it may have begun in this request
         raised.pop("expires_at", None)
         put["expires_at"] = expiry(shaped._replace(seen_at=max(case.now, record.seen_at)), terms.timeouts)
     update = None
     if raised or put or case.delta is not None:
         changes = tuple.__new__(Changes, (raised, put, case.delta, False, offer is not None))
         update = tuple.__new__(Update, (record.id, record.epoch, changes))
-    essential = case.delta is not None or shaped is not record
     # Fewer steps than the constructor takes; the fields in their order.
     fields = (None, update, None, None, None, offer, essential, False, False, case.vary, case.difference, events)
     return tuple.__new__(Plan, fields)
@@ -397,7 +399,7 @@ def _stay_or_move(about: Tracker, record: Record, signed: Signed, case: _Case) -
     if case.delta is not None:
         data = dump({encode_name(key): prepare(key, value) for key, value in dict.items(case.session)})
     changed = (data, shaped.idle, shaped.persistent) != (record.data, record.idle, record.persistent)
-    seen_at = about.judgement.now
+    seen_at = max(about.judgement.now, record.seen_at)  # it may have begun in this request
     due = case.may_send and (about.resend or seen_at >= touch_at(record, case.terms.timeouts))
     if not (moves or changed or due):
         return Plan()

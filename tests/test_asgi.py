@@ -144,6 +144,40 @@ async def test_headers_may_be_left_out(site: Site) -> None:
     assert len((await site.visit(app)).all("set-cookie")) == 1
 
 
+@pytest.mark.parametrize("status", [200, 500], ids=["with-a-token", "without"])
+async def test_headers_may_come_from_a_generator(site: Site, status: int) -> None:
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        scope["session"]["seen"] = True
+        headers = (field for field in [(b"x-first", b"1"), (b"cache-control", b"private"), (b"x-last", b"2")])
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await body(send)
+
+    answer = await site.visit(app)
+    assert (answer.all("x-first"), answer.all("x-last")) == (["1"], ["2"])
+
+
+async def test_a_generator_of_headers_reaches_the_server_where_there_is_no_session(site: Site) -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        headers = (field for field in [(b"x-first", b"1"), (b"x-last", b"2")])
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await body(send)
+
+    assert (await site.visit(app)).headers == [("x-first", "1"), ("x-last", "2")]
+
+
+async def test_after_a_503_of_ours_the_application_starts_no_second_response(site: Site) -> None:
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        scope["session"]["seen"] = True
+        for _ in range(2):
+            await start(send)
+            await body(send)
+        await start(send)
+
+    site.store.around = away
+    assert (await site.visit(app)).status == 503
+    assert site.store.take() == ["create"]
+
+
 async def test_an_application_that_does_not_answer_stores_nothing(site: Site) -> None:
     """The server answers 500 for it, and a 5xx discards data."""
 
@@ -828,6 +862,19 @@ async def test_a_request_cancelled_before_the_commit_stores_nothing(site: Site) 
 
 
 # ---------------------------------------------------------------------------------------------- after the answer
+
+
+async def test_after_response_the_write_is_over_when_the_application_has_returned() -> None:
+    site = Site(write="after_response")
+    await site.begin()
+    site.store.around = gate = Gate("update")
+    visit = asyncio.create_task(site.visit(answering(lambda session: session.update(a=1))))
+    await gate.reached.wait()
+    await asyncio.sleep(0.01)
+    assert not visit.done()  # the response is gone; whoever ends the event loop now would lose what it stored
+    gate.opened.set()
+    await visit
+    assert (await site.stored())["a"] == 1
 
 
 async def test_after_response_the_write_is_over_when_the_engine_is_closed() -> None:

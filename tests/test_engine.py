@@ -589,6 +589,26 @@ async def test_a_save_that_is_cancelled_owes_its_cookie_all_the_same(world: Worl
         assert (session.subject, session["name"]) == ("ann", "ann")
 
 
+async def test_what_a_cancelled_save_did_not_manage_goes_with_the_end_of_the_stream(world: World) -> None:
+    session_id = await world.begin()
+    exchange = world.browser.send()
+    session = await exchange.open()
+    await exchange.answer()
+    session["name"] = "ann"
+    world.store.around = held = Held(away=True)
+    save = asyncio.create_task(session.save())
+    await held.asked.wait()
+    save.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await save
+    end = asyncio.create_task(world.engine.commit(session, sent=True))
+    await asyncio.sleep(0)
+    world.recover()
+    held.answer.set()
+    await end
+    assert (await world.record(session_id)).data == dump({"basket": ["tea"], "name": "ann"})
+
+
 async def test_what_a_refused_save_held_is_kept_until_it_can_be_stored(world: World) -> None:
     await world.begin({"n": 1, "hits": 1})
     exchange = world.browser.send()

@@ -308,6 +308,34 @@ async def test_a_life_that_comes_with_a_refused_change_is_not_written(site: Site
     assert (record.idle, record.description) == (None, None)
 
 
+async def test_a_session_begun_by_a_save_was_seen_when_it_began_though_it_gets_a_life_afterwards(world: World) -> None:
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["at"] = "home"
+    await session.save()
+    began = session.seen_at
+    session.set_expiry(idle=550)
+    await exchange.answer()
+    assert session.seen_at == began
+    world.store.take()
+    session["at"] = "shop"
+    assert await session.save()
+    assert world.store.take() == ["update"]  # it is known to live
+
+
+async def test_the_answer_to_a_failed_commit_says_yet_that_the_session_was_seen(world: World) -> None:
+    its_id = await world.begin()
+    world.clock.advance(100)
+    session = await world.browser.send().open()
+    session["at"] = "shop"
+    world.store.around = away
+    with pytest.raises(StoreUnavailable):
+        await world.engine.commit(session)
+    world.recover()
+    await world.engine.commit(session, status=409)
+    assert (await world.record(its_id)).seen_at == world.clock()
+
+
 async def test_a_slow_request_that_sets_a_life_sees_itself_as_the_last(world: World) -> None:
     its_id = await world.begin()
     slow = world.browser.send()
@@ -450,6 +478,32 @@ async def test_a_description_survives_a_log_in_and_ends_with_the_session(world: 
     assert (await world.record(its_id)).description is None
 
 
+@pytest.mark.parametrize("again", [lambda s: s.describe(address="::1"), lambda s: s.set_expiry(idle=300)])
+async def test_a_rotation_may_fail_where_a_session_is_told_what_it_has_already(world: World, again: Change) -> None:
+    await world.begin()
+    async with world.browser.visit() as session:
+        again(session)
+    world.clock.advance(100)
+    async with world.browser.visit() as session:
+        again(session)
+        world.store.around = away
+    assert world.happened()[-1] is EventKind.STORE_FAILED
+
+
+async def test_parallel_requests_that_describe_a_session_as_it_is_rotate_it_once(world: World) -> None:
+    await world.begin()
+    async with world.browser.visit() as session:
+        session.describe(address="::1")
+    world.clock.advance(100)
+    exchanges = [world.browser.send() for _ in range(3)]
+    for exchange in exchanges:
+        (await exchange.open()).describe(address="::1")
+    world.store.take()
+    for exchange in exchanges:
+        await exchange.answer()
+    assert world.store.take() == ["update"]
+
+
 async def test_what_a_client_says_of_itself_is_cut(world: World) -> None:
     await world.begin()
     async with world.browser.visit() as session:
@@ -463,6 +517,36 @@ async def test_a_description_on_a_real_server_may_hold_anything(site: Site) -> N
     async with site.browser.visit() as session:
         session.describe(**{"user agent": "\0$set", "é": "\udfff.", "_id": "1"})
     assert await site.devices() == [{"user agent": "\0$set", "é": "\N{REPLACEMENT CHARACTER}.", "_id": "1"}]
+
+
+async def test_a_connection_keeps_a_session_alive_that_has_taken_the_place_of_a_longer_one(world: World) -> None:
+    async with world.browser.visit() as session:
+        session["at"] = "home"
+        session.set_expiry(idle=20 * DAY)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    assert session.id is not None
+    await world.engine.revoke(session.id)
+    session.renew(subject="user:42")  # the session has ended: it begins another, that lives as all do
+    await exchange.answer()
+    for _ in range(4):
+        world.clock.advance(400)
+        await world.engine.commit(session, sent=True)
+    exchange.deliver()
+    async with world.browser.visit() as later:
+        assert (later.subject, later.id) == ("user:42", session.id)
+
+
+async def test_a_connection_notices_the_absolute_end_of_a_session_that_it_leaves_as_it_is() -> None:
+    world = World(timeouts=Timeouts(idle=20 * DAY, absolute=30 * DAY))
+    await world.begin()
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session.set_expiry(idle=400 * DAY)
+    await exchange.answer()
+    world.clock.advance(30 * DAY)
+    await world.engine.commit(session, sent=True)
+    assert session.is_new
 
 
 async def test_a_description_may_be_recorded_while_streaming(world: World) -> None:

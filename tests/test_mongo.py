@@ -19,7 +19,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 
 from mongosession.engine import SessionEngine
 from mongosession.errors import DeltaRefused, SetupError, StoreError, StoreUnavailable
-from mongosession.mongo import TIMES, MongoStore
+from mongosession.mongo import TIMES, CommandCounter, MongoStore
 from mongosession.mongod import Mongod
 from mongosession.plan import ending
 from mongosession.policy import Rotation
@@ -327,6 +327,16 @@ async def test_write_concerns(
     assert (await reloaded(store, record)).reason == DESTROYED
 
 
+async def test_the_server_knows_when_nobody_waits_any_more(connect: Connect, driver: str) -> None:
+    """Else what waits for a majority that lags behind would pile up there, each with a connection."""
+    sent = Sent()
+    store = MongoStore(connect(driver, replica=True, listeners=[sent]), timeout=3)
+    record = a_record()
+    calls = [store.create(record), *(store.update(record.id, changes) for changes in WRITES.values())]
+    for call in [*calls, store.pop(record.id, "a", epoch=7), store.load(record.id)]:
+        assert 0 < (await sent.by(call))["maxTimeMS"] <= 3000
+
+
 async def test_a_collection_of_unacknowledged_writes_will_do(connect: Connect, driver: str) -> None:
     store = MongoStore(connect(driver, w=0))
     await store.setup()
@@ -374,6 +384,28 @@ async def test_a_call_is_one_command(connect: Connect, driver: str) -> None:
     assert "findAndModify" in await sent.by(store.update(record.id, Changes({"generation": 4}, confirm=True)))
     assert "findAndModify" in await sent.by(store.set_default(record.id, "a", 1, epoch=record.epoch))
     assert "findAndModify" in await sent.by(store.pop(record.id, "a", epoch=record.epoch))
+
+
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        {"epoch": "one"},
+        {"epoch": None},
+        {"generation": float("inf")},
+        {"created_at": float("nan")},
+        {"rotated_at": []},
+        {"data": []},
+        {"description": "phone"},
+    ],
+    ids=str,
+)
+async def test_a_document_that_makes_no_sense_is_an_outage(collection: Any, garbled: dict[str, Any]) -> None:
+    store = MongoStore(collection)
+    record = a_record()
+    await store.create(record)
+    await collection.update_one({"_id": record.id}, {"$set": garbled})
+    with pytest.raises(StoreUnavailable, match="makes no sense"):
+        await store.load(record.id)
 
 
 async def test_a_listing_leaves_no_deadline_to_who_reads_it(connect: Connect, driver: str) -> None:
@@ -455,9 +487,9 @@ CALLS: dict[str, Callable[[MongoStore], Awaitable[object]]] = {
 
 
 @asynccontextmanager
-async def connected(driver: str, uri: str) -> AsyncGenerator[Any, None]:
+async def connected(driver: str, uri: str, **options: Any) -> AsyncGenerator[Any, None]:
     """A client of this driver."""
-    client: Any = CLIENTS[driver](uri)
+    client: Any = CLIENTS[driver](uri, **options)
     yield client
     closing = client.close()
     if closing is not None:  # PyMongo's is a coroutine, Motor's is not
@@ -547,6 +579,42 @@ async def test_a_primary_that_steps_down_while_it_waits_for_the_majority(
         with pytest.raises(StoreUnavailable):  # that error, or none but the end of its time
             await ask(MongoStore(client.test[driver], timeout=0.2), record)
         await fail("off")
+
+
+@pytest.mark.parametrize("code", [134, 262, 9001], ids=["no-majority-yet", "time-exceeded", "socket"])
+async def test_a_look_up_is_tried_twice_where_the_driver_would(failing_uri: str, driver: str, code: int) -> None:
+    async with connected(driver, failing_uri) as client:
+
+        async def fail(mode: object) -> None:
+            what = {"failCommands": ["find"], "errorCode": code}
+            await client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": what})
+
+        store = MongoStore(client.test[driver], timeout=2)
+        record = await created(store, {"a": 1})
+        await fail({"times": 1})
+        assert await store.load(record.id) == record
+        await fail("alwaysOn")
+        try:
+            with pytest.raises(StoreUnavailable):  # it will pass
+                await MongoStore(client.test[driver], timeout=0.3).load(record.id)
+        finally:
+            await fail("off")
+
+
+async def test_a_look_up_is_tried_once_where_the_client_says_so(failing_uri: str, driver: str) -> None:
+    counter = CommandCounter()
+    async with (
+        connected(driver, failing_uri) as admin,
+        connected(driver, failing_uri, retryReads=False, event_listeners=[counter]) as client,
+    ):
+        store = MongoStore(client.test[driver])
+        record = await created(store, {"a": 1})
+        counter.take()
+        what = {"failCommands": ["find"], "errorCode": 9001}
+        await admin.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": what})
+        with pytest.raises(StoreUnavailable):
+            await store.load(record.id)
+        assert counter.take() == ["find"]
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,16 @@ async def test_a_move_without_tokens_goes_out_all_the_same(world: World) -> None
         await visit(world, n=1)
 
 
+async def test_what_begins_in_a_request_and_is_committed_again_does_not_expire_at_once() -> None:
+    world = World(anonymous="cookie")
+    session = await world.engine.open(None)
+    session["first"] = 1
+    await world.engine.commit(session)
+    session["second"] = 2
+    [cookie] = [value for name, value in await world.engine.commit(session) if name == "Set-Cookie"]
+    assert await world.engine.open(cookie.partition(";")[0]) == {"first": 1, "second": 2}
+
+
 async def test_writing_after_the_response_does_not_postpone_a_move() -> None:
     world = World(anonymous="cookie", write="after_response")
     await visit(world, n=1)

@@ -40,7 +40,8 @@ class Response:
         """Pass a message on, the session's headers and writes in their places."""
         kind = message["type"]
         if kind == self._start:
-            self._held, self._status = message, message["status"]
+            if not self._replaced:
+                self._held, self._status = message, message["status"]
             return
         if self._held is not None:
             await self._answer(self._held)
@@ -75,7 +76,11 @@ class Response:
     async def _answer(self, message: Message) -> None:
         self._held = None
         own: str | None = None
-        for name, value in message.get("headers") or ():
+        given = message.get("headers") or ()
+        if not isinstance(given, _REPEATABLE):  # any iterable will do, and one may be of use but once
+            given = list(given)
+            message = {**message, "headers": given}
+        for name, value in given:
             if len(name) == _LENGTH and name.lower() == b"cache-control":
                 text = value.decode("latin-1")
                 own = text if own is None else f"{own}, {text}"
@@ -89,6 +94,7 @@ class Response:
 
 
 _LENGTH = len("cache-control")
+_REPEATABLE = (list, tuple)
 
 
 def _with_headers(message: Message, added: Sequence[tuple[str, str]]) -> Message:
