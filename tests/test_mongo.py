@@ -582,7 +582,7 @@ async def test_a_primary_that_steps_down_while_it_waits_for_the_majority(
 
 
 @pytest.mark.parametrize("code", [134, 262, 9001], ids=["no-majority-yet", "time-exceeded", "socket"])
-async def test_a_look_up_is_tried_twice_where_the_driver_would(failing_uri: str, driver: str, code: int) -> None:
+async def test_a_look_up_is_tried_again_where_the_driver_would(failing_uri: str, driver: str, code: int) -> None:
     async with connected(driver, failing_uri) as client:
 
         async def fail(mode: object) -> None:
@@ -591,14 +591,24 @@ async def test_a_look_up_is_tried_twice_where_the_driver_would(failing_uri: str,
 
         store = MongoStore(client.test[driver], timeout=2)
         record = await created(store, {"a": 1})
-        await fail({"times": 1})
-        assert await store.load(record.id) == record
+        for times in (1, 4):
+            await fail({"times": times})
+            assert await store.load(record.id) == record
         await fail("alwaysOn")
         try:
             with pytest.raises(StoreUnavailable):  # it will pass
                 await MongoStore(client.test[driver], timeout=0.3).load(record.id)
         finally:
             await fail("off")
+
+
+async def test_connections_that_are_closed_one_after_the_other_are_no_outage(failing_uri: str, driver: str) -> None:
+    async with connected(driver, failing_uri) as client:
+        store = MongoStore(client.test[driver])
+        record = await created(store, {"a": 1})
+        what = {"failCommands": ["find"], "closeConnection": True}
+        await client.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 3}, "data": what})
+        assert await store.load(record.id) == record
 
 
 async def test_a_look_up_is_tried_once_where_the_client_says_so(failing_uri: str, driver: str) -> None:
