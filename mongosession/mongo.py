@@ -198,6 +198,8 @@ class MongoStore:
         """What ``find_one`` does with the primary, in four fifths of the time; its further tries until the deadline
         included."""
         database = self._ordinary.database
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.timeout
         while True:
             try:
                 return await database.command(command, codec_options=_RAW)
@@ -206,9 +208,8 @@ class MongoStore:
             except (ConnectionFailure, OperationFailure) as error:
                 if isinstance(error, OperationFailure) and error.code not in _RETRYABLE_READS:
                     raise
-                if not database.client.options.retry_reads:
+                if loop.time() >= deadline or not database.client.options.retry_reads:
                     raise
-            await asyncio.sleep(0)  # a deadline that has passed ends it here at the latest
 
     async def create(self, record: Record) -> None:
         """See ``Store.create``."""
