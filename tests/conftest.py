@@ -1,7 +1,9 @@
 """What the tests share: the event loop, two MongoDB servers, and collections of either driver on them."""
 
+import gc
 import os
 import shutil
+import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Protocol
 from uuid import uuid4
@@ -34,6 +36,16 @@ class Connect(Protocol):
         `driver` is a key of `CLIENTS`; `replica` asks for the replica set instead of the standalone server; `listeners`
         see the commands of this client only.
         """
+
+
+async def closed(client: Any) -> None:
+    """Close a client of either driver whose server is away."""
+    closing = client.close()
+    if closing is not None:  # PyMongo's is a coroutine, Motor's is not
+        await closing
+    with warnings.catch_warnings():  # where its monitor is just connecting, PyMongo drops the socket without closing it
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from mongosession.policy import Rotation
 from mongosession.store import DESTROYED, Changes, Record, Stamp
 from mongosession.values import Delta, load_names
 
-from .conftest import CLIENTS, Connect
+from .conftest import CLIENTS, Connect, closed
 from .store_contract import NOW, a_record, created, listed, reloaded
 
 EXPIRY = {"key": {"expires_at": 1}, "expireAfterSeconds": 120}
@@ -491,9 +491,7 @@ async def connected(driver: str, uri: str, **options: Any) -> AsyncGenerator[Any
     """A client of this driver."""
     client: Any = CLIENTS[driver](uri, **options)
     yield client
-    closing = client.close()
-    if closing is not None:  # PyMongo's is a coroutine, Motor's is not
-        await closing
+    await closed(client)
 
 
 async def assert_unavailable(store: MongoStore) -> None:
@@ -639,13 +637,10 @@ async def test_why_the_database_is_away(driver: str, call: Callable[[MongoStore]
     with socket.socket() as taken:  # bound, so that nobody else listens there
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        client: Any = CLIENTS[driver](f"mongodb://127.0.0.1:{port}")
-        store = MongoStore(client.shop.sessions, timeout=0.5)
-        with pytest.raises(StoreUnavailable, match=rf"the database is away: .*127\.0\.0\.1:{port}: .*111"):
-            await call(store)
-        closing = client.close()
-        if closing is not None:
-            await closing
+        async with connected(driver, f"mongodb://127.0.0.1:{port}") as client:
+            store = MongoStore(client.shop.sessions, timeout=0.5)
+            with pytest.raises(StoreUnavailable, match=rf"the database is away: .*127\.0\.0\.1:{port}: .*111"):
+                await call(store)
 
 
 # Construction.

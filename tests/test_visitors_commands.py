@@ -2,11 +2,9 @@
 and what cookies cost that nobody should have sent.
 """
 
-import gc
 import itertools
 import random
 import tracemalloc
-import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from inspect import isawaitable
 from typing import Any
@@ -18,7 +16,7 @@ from mongosession.signed import MAX_COOKIE
 from mongosession.testing import Browser, CommandCounter, HandClock, seeded
 
 from .building import do
-from .conftest import CLIENTS, Connect
+from .conftest import CLIENTS, Connect, closed
 from .test_commands import INSERT, READ, WRITE, Site
 from .test_signed import (
     ALPHABET,
@@ -141,12 +139,7 @@ async def dead(driver: str) -> AsyncIterator[Any]:
     """A collection on a server that is not there."""
     client: Any = CLIENTS[driver]("mongodb://127.0.0.1:9/?directConnection=true", serverSelectionTimeoutMS=50)
     yield client["mongosession_test"]["dead"]
-    closing = client.close()
-    if closing is not None:  # PyMongo's is a coroutine, Motor's is not
-        await closing
-    with warnings.catch_warnings():  # where its monitor is just connecting, PyMongo drops the socket without closing it
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    await closed(client)
 
 
 async def test_a_move_that_fails_leaves_the_cookie(dead: Any) -> None:
