@@ -2,6 +2,7 @@
 and what cookies cost that nobody should have sent.
 """
 
+import gc
 import itertools
 import random
 import tracemalloc
