@@ -24,10 +24,14 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # what users wrote may be none of its characters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        cli(prog_name="python -m mongosession" if sys.argv[0].endswith("__main__.py") else None)
+        try:
+            cli(prog_name="python -m mongosession" if sys.argv[0].endswith("__main__.py") else None)
+        finally:
+            sys.stdout.flush()  # it may be kept back until now
     except OSError as error:  # the output cannot be written: what else may go wrong the commands tell themselves
         with suppress(OSError):
             print(f"Error: {error}", file=sys.stderr)
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # nothing is left to be written at the end
         sys.exit(1)
 
 

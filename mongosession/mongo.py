@@ -75,6 +75,8 @@ _REFUSALS = frozenset({2, 14, 10334, 17419, 17420})
 # Of these an operation is worth a second try, if it only reads (the drivers' specification of retryable reads).
 _RETRYABLE_READS = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 
+_PAUSE = 0.05  # seconds between further tries
+
 _EXISTS = 48  # NamespaceExists
 
 _BATCH = 500  # documents that a listing reads at a time
@@ -199,7 +201,7 @@ class MongoStore:
         included."""
         database = self._ordinary.database
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.timeout
+        deadline, pause = loop.time() + self.timeout, 0.0
         while True:
             try:
                 return await database.command(command, codec_options=_RAW)
@@ -210,6 +212,8 @@ class MongoStore:
                     raise
                 if loop.time() >= deadline or not database.client.options.retry_reads:
                     raise
+            await asyncio.sleep(pause)
+            pause = _PAUSE  # the second try is made at once; whom that did not help would only keep everybody busy
 
     async def create(self, record: Record) -> None:
         """See ``Store.create``."""

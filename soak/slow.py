@@ -92,6 +92,7 @@ SHOWN = 10  # breaches, and errors, that are printed
 MOST_DESCRIPTORS = 32  # more than at the start, of all processes together: the drivers keep connections
 
 UNDOCUMENTED = "errors other than the documented one"
+OVERDUE = "answers after their deadline"
 WAITED = "requests without a session that waited for the database"
 LOSSES = (
     "people logged out",
@@ -100,7 +101,7 @@ LOSSES = (
     "cookies deleted",
     "cookies sent with an error",
     UNDOCUMENTED,
-    "answers after their deadline",
+    OVERDUE,
     WAITED,
     "visitors whose cookie did not do",
     "recoveries slower than 2 s",
@@ -123,6 +124,7 @@ class Tally:
         self.failed: Counter[int] = Counter()  # by the number of the server, since this network
         self.slow: Counter[int] = Counter()
         self.late: defaultdict[int, list[bool]] = defaultdict(list)  # without a session: whether each one waited
+        self.overdue: defaultdict[int, list[bool]] = defaultdict(list)  # whether each answer came after its deadline
         self.waited: dict[bool, list[float]] = {False: [], True: []}  # without a session, by whether the network is bad
 
     @property
@@ -137,12 +139,16 @@ class Tally:
         if self.losses[UNDOCUMENTED] <= SHOWN:
             print(remark, flush=True)
 
-    def judge_waiting(self) -> None:
+    def judge_times(self) -> None:
         """Where a third of the requests without a session waited, they waited for the database, or for a thread that
         does. Where a few did, the machine was busy: that happens on a good network just as often."""
         for late in self.late.values():
             self.losses[WAITED] += sum(late) if 3 * sum(late) >= len(late) else 0
         self.late.clear()
+        # A deadline that does not hold is missed by all who need the database; a busy machine makes a few late.
+        for overdue in self.overdue.values():
+            self.losses[OVERDUE] += sum(overdue) if 20 * sum(overdue) > len(overdue) else 0
+        self.overdue.clear()
 
     def queueing(self, server: str) -> float:
         """Seconds that a request may have to wait for a thread."""
@@ -186,7 +192,7 @@ class Site:
             return Reply(0, {}, time.monotonic() - start)
         seconds = time.monotonic() - start
         tally.did["requests"] += 1
-        tally.losses["answers after their deadline"] += seconds > tally.latest + queueing
+        tally.overdue[self.number].append(seconds > tally.latest + queueing)
         lines = answer.headers.get_list("set-cookie")
         tally.losses["cookies deleted"] += any("max-age=0" in line.lower() for line in lines)
         if answer.status_code == 200:
@@ -377,7 +383,7 @@ class Load:
                 self.happened[bad.name] += 1
                 break
             await asyncio.sleep(0.1)
-        tally.judge_waiting()
+        tally.judge_times()
         self.proxy.heal()
         for seconds in await asyncio.gather(*(site.recover() for site in self.sites)):
             self.recoveries.append(seconds)

@@ -210,6 +210,7 @@ def test_a_full_disk_is_one_line(command: list[str], shop: Shop) -> None:
             [sys.executable, "-m", "mongosession", *command, *place],
             stdout=full,
             stderr=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
             text=True,
             check=False,
             timeout=30,

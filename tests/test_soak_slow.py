@@ -11,7 +11,7 @@ import pytest
 
 from mongosession.testing import Jar
 from soak.checker import Rule
-from soak.slow import BAD, LOSSES, WAITED, Setup, Site, Tally, run
+from soak.slow import BAD, LOSSES, OVERDUE, WAITED, Setup, Site, Tally, run
 
 from .worlds.servers import Running
 
@@ -130,9 +130,26 @@ def test_who_waits_on_a_busy_machine_waits_for_no_database(late: int, of: int, l
     tally = Tally(DEADLINE)
     tally.late[0] = [False] * 9
     tally.late[1] = [number < late for number in range(of)]
-    tally.judge_waiting()
+    tally.judge_times()
     assert tally.losses[WAITED] == lost
     assert not tally.late
+
+
+@pytest.mark.parametrize(("overdue", "of", "lost"), [(0, 40, 0), (2, 40, 0), (3, 40, 3), (40, 40, 40)])
+def test_a_deadline_that_does_not_hold_is_missed_by_many(overdue: int, of: int, lost: int) -> None:
+    tally = Tally(DEADLINE)
+    tally.overdue[0] = [number < overdue for number in range(of)]
+    tally.judge_times()
+    assert tally.losses[OVERDUE] == lost
+    assert not tally.overdue
+
+
+async def test_whether_an_answer_is_overdue_is_noted() -> None:
+    site = Fake(200)
+    for deadline, overdue in ((DEADLINE, False), (-2.0, True)):
+        site.tally.deadline = deadline
+        await site.nobody(Jar(lambda: 0.0))
+        assert site.tally.overdue[0][-1] is overdue
 
 
 async def test_who_waits_is_noted() -> None:
