@@ -233,9 +233,8 @@ class SessionEngine:
         about.token = token
         if record is not None and judged.opens:
             about.hold(record)
-            about.touch_at = due_at = touch_at(record, self.terms.timeouts)
             about.resend = role is OLD
-            about.asked = about.resend or judged.acts or now >= due_at
+            about.asked = about.resend or judged.acts or now >= touch_at(record, self.terms.timeouts)
         if judged.odd:
             await self._note(about, judged, record)
         return begin(about)
@@ -266,7 +265,9 @@ class SessionEngine:
             elif about.pending is not None and not about.pending.done():
                 nothing = False  # where that fails, its changes are to be done yet
             else:
-                nothing = about.unchanged(session) and (not sent or self._clock() < about.touch_at)
+                nothing = about.unchanged(session)
+                if nothing and sent:
+                    nothing = self._clock() < touch_at(about.record, self.terms.timeouts)
             if nothing:
                 about.answered = True
                 return [("Vary", "Cookie")] if about.accessed and not sent else []
@@ -496,8 +497,8 @@ class SessionEngine:
             return
         present = await self.store.load(record.id)
         alive = present is not None and present.epoch == record.epoch and now < expiry(present, self.terms.timeouts)
-        if present is not None and alive:
-            about.record, about.touch_at = present, touch_at(present, self.terms.timeouts)
+        if alive:
+            about.record = present
         else:
             about.lose()
 
@@ -533,9 +534,8 @@ class SessionEngine:
         about.judgement = tuple.__new__(Judgement, (CURRENT, now, *NOTHING_DUE))
         record = in_cookie(about.signed, self.terms.timeouts)
         about.hold(record, content)
-        about.touch_at = due_at = touch_at(record, self.terms.timeouts)
         about.resend = role is OLD
-        about.asked = about.resend or now >= due_at
+        about.asked = about.resend or now >= touch_at(record, self.terms.timeouts)
 
     async def _note(self, about: Tracker, judged: Judgement, record: Record | None) -> None:
         """What is rare and raises an event; the revocation of a copied session among it."""
@@ -620,7 +620,6 @@ class SessionEngine:
     async def _create(self, creation: Creation, about: Tracker) -> Owed:
         await self.store.create(creation.record)
         (about.record, about.token), about.signed = creation, None
-        about.touch_at = touch_at(creation.record, self.terms.timeouts)
         self._emit(Event(EventKind.CREATED, creation.record.id.hex(), creation.record.subject))
         return creation.token
 
@@ -644,7 +643,6 @@ class SessionEngine:
         raised, put = update.changes.raised, update.changes.put
         if raised or put:
             about.record = changed(about.record, {**raised, **put})
-            about.touch_at = touch_at(about.record, self.terms.timeouts)
         if put.get("epoch") is not None:
             self._emit(Event(EventKind.RENEWED, update.id.hex(), about.record.subject))
         elif "generation" in raised:

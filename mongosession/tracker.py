@@ -156,7 +156,6 @@ class Tracker:
 
     # What most requests leave as it is stands in the class: one is made for every request.
     judgement = NOBODY
-    touch_at = 0.0  # when the time of the last request is due to be written
     record: Record | None = None
     signed: Signed | None = None
     token: Token | None = None
