@@ -19,9 +19,10 @@ def read(headers: str | Sequence[str] | None, name: str) -> list[str]:
         if name not in header:
             continue
         for pair in header.split(";"):
-            key, equals, value = pair.partition("=")
-            if equals and key.strip(" \t") == name:
-                values.append(value.strip(" \t"))
+            if name in pair:
+                key, equals, value = pair.partition("=")
+                if equals and key.strip(" \t") == name:
+                    values.append(value.strip(" \t"))
     return values
 
 

@@ -35,7 +35,7 @@ from mongosession.plan import (
     touch_at,
 )
 from mongosession.policy import Cookie, Rotation, Timeouts
-from mongosession.rotation import CURRENT, INVALID, NOTHING_DUE, Judgement, expiry, judge
+from mongosession.rotation import CURRENT, FORGED, Judgement, expiry, judge, plainly
 from mongosession.session import Session, begin, tracker
 from mongosession.signed import Opened, SignedCodec
 from mongosession.signed import expiry as cookie_expiry
@@ -202,40 +202,46 @@ class SessionEngine:
         """
         about: Tracker = _new(Tracker)
         about.calls = self._calls
-        about.tokens = tokens
+        # As in the class; but each of them is asked for more than once, and an object's own are found sooner.
+        about.asked = about.accessed = about.written = about.lent = False
+        if not tokens:
+            about.tokens = False
         values = cookies.read(cookie, self.cookie.name) if cookie else None
         if not values:
             return begin(about)
-        now = int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
-        presented: list[Presented] | Opened | None = None
-        if len(values) == 1 and (found := self._codec.read(values[0], now)) is not None:
-            presented = [found]
-        elif len(values) > 1 or self.terms.signed is not None:
-            presented = self._presented(values, now)
+        now = int(self._clock() * 1000) / 1000  # as `_now`, which is one call more
+        presented = self._codec.read(values[0], now) if len(values) == 1 else None
+        others: list[Presented] = []
         if presented is None:
-            about.judgement = tuple.__new__(Judgement, (INVALID, now, *NOTHING_DUE))
-            return begin(about)
-        if isinstance(presented, tuple):
-            self._hold_cookie(about, presented, now)
-            return begin(about)
+            found = self._found(values, now) if len(values) > 1 or self.terms.signed is not None else None
+            if isinstance(found, list):
+                presented, *others = found
+            elif found is not None:
+                self._hold_cookie(about, found, now)
+                return begin(about)
+            else:
+                about.judgement = FORGED
+                return begin(about)
+        token, role, session = presented
         try:
-            record = await self.store.load(session_id(presented[0].token.sid))
+            record = await self.store.load(session)
         except StoreUnavailable as error:
             if on_outage == "raise":
                 raise
-            self._emit(Event(EventKind.STORE_FAILED, session_id(presented[0].token.sid).hex(), reason=str(error)))
+            self._emit(Event(EventKind.STORE_FAILED, session.hex(), reason=str(error)))
             about.judgement, about.tokens = Judgement(Verdict.UNAVAILABLE, now), False
             return begin(about)
-        token, role = presented[0]
-        if len(presented) > 1:
-            token, role = max(presented, key=lambda each: _preference(each, record))
+        if others:
+            token, role, _ = max((presented, *others), key=lambda each: _preference(each, record))
         about.judgement = judged = judge(token, record, now, self.terms.rotation, self.terms.timeouts, large_body)
         about.token = token
-        if record is not None and judged.opens:
+        if record is not None and (judged.verdict is CURRENT or judged.opens):
             about.hold(record)
-            about.resend = role is OLD
-            about.asked = about.resend or judged.acts or now >= touch_at(record, self.terms.timeouts)
-        if judged.odd:
+            if role is OLD:
+                about.resend = about.asked = True
+            elif judged.acts or now >= touch_at(record, self.terms.timeouts):
+                about.asked = True
+        if judged.verdict is not CURRENT and judged.odd:
             await self._note(about, judged, record)
         return begin(about)
 
@@ -258,23 +264,34 @@ class SessionEngine:
             DataError: the session holds what cannot be stored; nothing of its data was written.
             StoreUnavailable: the database did not answer within the deadline; the write may or may not have happened.
         """
+        nothing = self.settled(session, status=status, sent=sent)
+        if nothing is not None:
+            return nothing
         about = tracker(session)
-        if not about.asked and about.owed is None and status < 500:  # what most come to, in few steps
-            if about.record is None:
-                nothing = not (about.accessed or dict.__len__(session))
-            elif about.pending is not None and not about.pending.done():
-                nothing = False  # where that fails, its changes are to be done yet
-            else:
-                nothing = about.unchanged(session)
-                if nothing and sent:
-                    nothing = self._clock() < touch_at(about.record, self.terms.timeouts)
-            if nothing:
-                about.answered = True
-                return [("Vary", "Cookie")] if about.accessed and not sent else []
         public = cache_control is not None and is_public(cache_control)
         headers = await self._commit(session, about, status=status, public=public, sent=sent)
         about.answered = True
         return headers
+
+    def settled(self, session: Session, *, status: int = 200, sent: bool = False) -> Headers | None:
+        """What ``commit`` returns where it has nothing to write and no token to send, as for most requests; so that an
+        adapter need not await it then. None where ``commit`` has to be called.
+
+        Args:
+            session: see ``commit``.
+            status: see ``commit``.
+            sent: see ``commit``.
+        """
+        about = tracker(session)
+        if about.asked or status >= 500 or about.owed is not None or not about.unchanged(session):
+            return None
+        if about.record is not None:
+            if about.pending is not None and not about.pending.done():  # where that fails, its changes are to be done
+                return None
+            if sent and self._clock() >= touch_at(about.record, self.terms.timeouts):
+                return None
+        about.answered = True
+        return [("Vary", "Cookie")] if about.accessed and not sent else []
 
     async def sessions(self, subject: str) -> AsyncIterator["SessionInfo"]:
         """The live sessions of a subject ("your devices"), in no certain order.
@@ -459,7 +476,7 @@ class SessionEngine:
                 self._emit(Event(EventKind.DROPPED_WRITE, _hex(about.record), keys=uncertain, reason=str(error)))
             raise
         if about.lost is not None and about.record is not None:
-            about.start_over(session)
+            about.start_over(session, about.record)
         if self._max_sessions is not None and decided.logs_in and about.record is not None:
             await self._limit(about.record)
         about.owed = cookie or about.owed
@@ -503,9 +520,9 @@ class SessionEngine:
             about.lose()
 
     def _now(self) -> float:
-        return int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
+        return self._clock() * 1000 // 1 / 1000  # BSON keeps milliseconds
 
-    def _presented(self, values: list[str], now: float) -> list[Presented] | Opened | None:
+    def _found(self, values: list[str], now: float) -> list[Presented] | Opened | None:
         """The tokens that verify, or what lives in a cookie, if all of it is of one session."""
         tokens: list[Presented] = []
         kept: list[Opened] = []
@@ -516,10 +533,10 @@ class SessionEngine:
                 kept.append(opened)
         if len(tokens) + len(kept) == 1:
             return kept[0] if kept else tokens
-        sids = {each.token.sid for each in tokens} | {signed.sid for signed, _, _ in kept}
-        if len(sids) > 1:
-            ids = ", ".join(sorted(session_id(sid).hex() for sid in sids))
-            self._emit(Event(EventKind.SEVERAL_COOKIES, reason=f"valid cookies of several sessions: {ids}"))
+        ids = {each.id for each in tokens} | {session_id(signed.sid) for signed, _, _ in kept}
+        if len(ids) > 1:
+            listed = ", ".join(sorted(each.hex() for each in ids))
+            self._emit(Event(EventKind.SEVERAL_COOKIES, reason=f"valid cookies of several sessions: {listed}"))
             return None
         return max(kept, key=lambda each: each[0].seen_at) if kept else tokens or None
 
@@ -531,7 +548,7 @@ class SessionEngine:
     def _hold_cookie(self, about: Tracker, opened: Opened, now: float) -> None:
         """The request holds a session that lives in its cookie: the database is not asked."""
         about.signed, content, role = opened
-        about.judgement = tuple.__new__(Judgement, (CURRENT, now, *NOTHING_DUE))
+        about.judgement = plainly(CURRENT, now)
         record = in_cookie(about.signed, self.terms.timeouts)
         about.hold(record, content)
         about.resend = role is OLD

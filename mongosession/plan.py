@@ -10,6 +10,7 @@ The rules are those of the protocol's "Writing", "Renewal" and "Ending":
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mongosession.errors import DataError
@@ -34,7 +35,8 @@ TOUCHES = 10
 _IN_COOKIE = "the session lives in its cookie, and the headers are gone"
 
 
-class Terms(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Terms:
     """The settings that a plan depends on; ``signed`` where sessions of nobody live in their cookies."""
 
     rotation: Rotation
@@ -213,7 +215,7 @@ def touch_at(record: Record, timeouts: Timeouts) -> float:
     """When the time of the last request is due to be written again, or the session has ended: seconds since 1970."""
     due = record.seen_at + (timeouts.idle if record.idle is None else record.idle) / TOUCHES
     end = record.created_at + timeouts.absolute
-    return min(due, end)
+    return due if due < end else end  # noqa: FURB136  # `min` takes five times the steps
 
 
 class _Case:

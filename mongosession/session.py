@@ -56,7 +56,7 @@ class Session(dict[str, Any]):
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
-        super().__init__(tracker.read())
+        super().__init__(tracker.base)
 
     # What it tells of itself. None of it depends on the session's data, so none of it counts as a look at them.
 
@@ -459,11 +459,11 @@ def begin(about: Tracker) -> Session:
     session: Session = _new(Session)
     session._tracker = about  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     if about.record is not None:
-        dict.update(session, about.read())
+        _update(session, about.base)
     return session
 
 
-_new = dict.__new__
+_new, _update = dict.__new__, dict.update
 
 tracker: Callable[[Session], Tracker] = attrgetter("_tracker")
 """What stands behind a session; for the plan and the engine."""

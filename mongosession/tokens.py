@@ -49,17 +49,34 @@ class Token(NamedTuple):
 
 
 class Presented(NamedTuple):
-    """A token that verified, and the role of the key that made it."""
+    """A token that verified.
+
+    Attributes:
+        token: what it holds.
+        role: that of the key that made it.
+        id: the session's.
+    """
 
     token: Token
     role: Role
+    id: bytes
+
+
+ROOM = 1024
+"""How many tokens that verified are remembered: half a megabyte."""
 
 
 class TokenCodec:
-    """Writes and reads the tokens of one cookie name under one key ring."""
+    """Writes and reads the tokens of one cookie name under one key ring.
+
+    A browser presents a token many times. Those that verified of late are remembered, with what they hold, and not
+    verified again: what a text holds depends on nothing but the keys, and those stay. What did not verify is not
+    remembered: it would be for its sender to say what is.
+    """
 
     def __init__(self, ring: KeyRing, cookie_name: str) -> None:
         self._signer = ring.signer("token", cookie_name)
+        self._verified: dict[str, Presented] = {}
 
     def write(self, token: Token) -> str:
         """The text of a token, under the primary key: 64 characters."""
@@ -75,7 +92,20 @@ class TokenCodec:
             text: the cookie's value, as it came.
             now: seconds since 1970.
         """
-        if len(text) != _TEXT_LENGTH or not text.isascii():  # before any work is spent on it
+        if len(text) != _TEXT_LENGTH:  # before any work is spent on it
+            return None
+        presented = self._verified.get(text)
+        if presented is None:
+            presented = self._verify(text)
+            if presented is None:
+                return None
+            if len(self._verified) >= ROOM:
+                del self._verified[next(iter(self._verified))]
+            self._verified[text] = presented
+        return presented if now < presented.token.deadline else None
+
+    def _verify(self, text: str) -> Presented | None:
+        if not text.isascii():
             return None
         try:  # strictly: the decoder would skip foreign characters, and a token has one spelling
             raw = a2b_base64(text.encode("ascii").translate(_STANDARD), strict_mode=True)
@@ -86,11 +116,9 @@ class TokenCodec:
         if role is None:
             return None
         version, sid, epoch, high, low, years, seconds = _PAYLOAD.unpack(payload)
-        until = years << 32 | seconds
-        if version != VERSION or now >= until:
+        if version != VERSION:
             return None
-        token = tuple.__new__(Token, (sid, epoch, high << 32 | low, until))  # fewer steps than the constructors take
-        return tuple.__new__(Presented, (token, role))
+        return Presented(Token(sid, epoch, high << 32 | low, years << 32 | seconds), role, session_id(sid))
 
 
 def session_id(sid: bytes) -> bytes:

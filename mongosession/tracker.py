@@ -176,13 +176,12 @@ class Tracker:
     description: Mapping[str, str] | None = None  # asked for
     protected = False  # it has to live in the database
     replaced = False  # the data start anew: what was read is gone
-    _content: dict[str, Any] | None = None
     _raw = EMPTY
     _size = len(EMPTY)
     _seen: bytes | None = EMPTY  # the base as it is stored, where that is known
     _pristine: dict[str, Any] | None = None
     # Replaced when they change, never changed themselves.
-    _base: dict[str, Any] = _NOTHING
+    base: dict[str, Any] = _NOTHING  # the data as they were read or written last, for later comparisons
     operations: Mapping[str, Operation] = _NOTHING
     _encodings: Mapping[str, bytes] = _NOTHING
 
@@ -211,9 +210,11 @@ class Tracker:
     def hold(self, record: Record, content: dict[str, Any] | None = None) -> None:
         """The request holds this session; its data, where they are decoded already."""
         self.record = record
-        self._raw = self._seen = record.data
-        self._size = len(record.data)
-        self._content = content
+        self._raw = self._seen = raw = record.data
+        self._size = len(raw)
+        if content is None:
+            content = load(raw) if raw != EMPTY else _NOTHING
+        self.base = content
 
     @property
     def fresh(self) -> bool:
@@ -234,14 +235,6 @@ class Tracker:
         """The session was renewed or has ended since the request read it: the request holds it no longer."""
         self.lost, self.record = self.record, None
 
-    def read(self) -> dict[str, Any]:
-        """The data as they were read, and the base of later comparisons: not to be changed."""
-        if self._raw == EMPTY:
-            return {}
-        data, self._content = load(self._raw) if self._content is None else self._content, None
-        self._base = data
-        return data
-
     def compare(self, data: dict[str, Any]) -> Difference | None:
         """What changed since the base, or None.
 
@@ -250,7 +243,7 @@ class Tracker:
         """
         if self.unchanged(data):
             return None
-        base = _NOTHING if self.replaced else self._base
+        base = _NOTHING if self.replaced else self.base
         size = _FRAME if self.replaced else self._size
         sizes: dict[str, int] = {}
         put: dict[str, Any] = {}
@@ -303,9 +296,9 @@ class Tracker:
         """Whether nothing has changed, where that is seen at once: no method has written, what looks past the methods
         has left the dictionary equal, and where a container is in other hands, all of it is encoded as it was stored.
         (Both are done in C.)"""
-        if self.written or self.replaced or self.operations or not _equal(data, self._base):
+        if self.written or not _equal(data, self.base):
             return False
-        if not self.lent or all(map(IMMUTABLE.__contains__, map(type, self._base.values()))):
+        if not self.lent or all(map(IMMUTABLE.__contains__, map(type, self.base.values()))):
             return True
         seen = self._seen
         return seen is not None and plainly_encoded(seen) and plain_encoding(dict(dict.items(data))) == seen
@@ -363,8 +356,8 @@ class Tracker:
         """The database has been asked, and holds this of the key now (a document of one element, or an empty one): the
         mapping shows it, and it is no change; unless it was changed while the database was asked."""
         shows = key not in self.operations and not self._plainly_changed(data, key, None)
-        before = len(self._before(key)) if key in self._base else _FRAME
-        self._base = {each: value for each, value in self._base.items() if each != key} | (values := load(present))
+        before = len(self._before(key)) if key in self.base else _FRAME
+        self.base = {each: value for each, value in self.base.items() if each != key} | (values := load(present))
         self._seen = None
         self._encodings = {each: encoding for each, encoding in self._encodings.items() if each != key}
         if key in values:
@@ -377,26 +370,24 @@ class Tracker:
     def start_empty(self, data: dict[str, Any]) -> None:
         """The data start anew: what was read, and what was set before this call, is gone."""
         dict.clear(data)
-        self.replaced = True
+        self.replaced = self.written = True
         self.operations = _NOTHING
 
-    def start_over(self, data: dict[str, Any]) -> None:
+    def start_over(self, data: dict[str, Any], record: Record) -> None:
         """The request has begun another session than the one it held: the dictionary shows what that one holds."""
-        self.lost, self.written = None, False
+        self.lost, self.written, self._pristine, self._encodings = None, False, None, _NOTHING
+        self.hold(record)
         dict.clear(data)
-        self._raw = self._seen = EMPTY if self.record is None else self.record.data
-        self._base, self._size, self._pristine, self._encodings = _NOTHING, len(self._raw), None, _NOTHING
-        dict.update(data, self.read())
+        dict.update(data, self.base)
 
     def revert(self, data: dict[str, Any]) -> None:
         """The changes are discarded: the dictionary shows again what was read or written last."""
         last = {
-            key: value if type(value) in IMMUTABLE else load(self._before(key))[key]
-            for key, value in self._base.items()
+            key: value if type(value) in IMMUTABLE else load(self._before(key))[key] for key, value in self.base.items()
         }
         dict.clear(data)
         dict.update(data, last)
-        self._base, self.operations, self.replaced, self.written = last.copy(), _NOTHING, False, False
+        self.base, self.operations, self.replaced, self.written = last.copy(), _NOTHING, False, False
 
     def settle(
         self, data: dict[str, Any], difference: Difference | None, *, early: bool = False, writes: bool = True
@@ -422,7 +413,7 @@ class Tracker:
             kept = {key: encoding for key, encoding in self._encodings.items() if key not in difference.keys}
             self._encodings = {**kept, **difference.encodings}
             self.lent = True  # who has put a container in still has it
-        self._base = dict(dict.items(data))
+        self.base = dict(dict.items(data))
         self._seen = None
         self._size = difference.size
         self.operations = _NOTHING
@@ -431,7 +422,7 @@ class Tracker:
     def state(self) -> State:
         """What a commit will change of this record."""
         return State(
-            self._base,
+            self.base,
             self._encodings,
             self._size,
             self.operations,
@@ -453,7 +444,7 @@ class Tracker:
         Returns:
             The keys of the operators that are not.
         """
-        self._base, self._encodings, self._size, operations, replaced, intent, life, description, protected = state
+        self.base, self._encodings, self._size, operations, replaced, intent, life, description, protected = state
         self._seen = None
         self.asked = self.written = True
         self.replaced = self.replaced or replaced
@@ -466,15 +457,15 @@ class Tracker:
             return ()
         self.operations = _NOTHING
         uncertain = tuple(key for key in operations if dict.__contains__(data, key))
-        self._base = {**self._base, **{key: dict.__getitem__(data, key) for key in uncertain}}
+        self.base = {**self.base, **{key: dict.__getitem__(data, key) for key in uncertain}}
         self._encodings = {**self._encodings, **{key: operations[key].leads_to for key in uncertain}}
         return uncertain
 
     def _plainly_changed(self, data: dict[str, Any], key: str, standing: Operation | None) -> bool:
-        if self.replaced or (self.record is None and not self._base):  # nobody else can have written there
+        if self.replaced or (self.record is None and not self.base):  # nobody else can have written there
             return True
         value = dict.get(data, key, _MISSING)
-        if standing is None and key not in self._base:
+        if standing is None and key not in self.base:
             return value is not _MISSING
         expected = self._before(key) if standing is None else standing.leads_to
         return value is _MISSING or encode(key, prepare(key, value)) != expected
@@ -483,7 +474,7 @@ class Tracker:
         """The encoding of a key's value in the base."""
         if key in self._encodings:
             return self._encodings[key]
-        value = self._base[key]
+        value = self.base[key]
         if type(value) not in IMMUTABLE:  # the handler may have changed it: read it again
             if self._pristine is None:
                 self._pristine = load(self._raw)
@@ -494,5 +485,5 @@ class Tracker:
 
     def _size_before(self, key: str) -> int:
         """Bytes of the element of a key of the base."""
-        takes = element_size(encode_name(key), self._base[key])
+        takes = element_size(encode_name(key), self.base[key])
         return len(self._before(key)) - _FRAME if takes is None else takes

@@ -34,7 +34,9 @@ class Answer:
         self.gone = asyncio.Event()
 
     async def send(self, message: Message) -> None:
-        """The server's `send`."""
+        """The server's `send`, which reads the headers once."""
+        if "headers" in message:
+            message = {**message, "headers": list(message["headers"])}
         self.messages.append(message)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.complete.set()

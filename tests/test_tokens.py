@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mongosession.keys import KeyRing, Role
-from mongosession.tokens import Presented, Token, TokenCodec, deadline, session_id
+from mongosession.tokens import ROOM, Presented, Token, TokenCodec, deadline, session_id
 
 from .building import ANY_TEXT, fuzz
 
@@ -39,16 +39,21 @@ def text_of(payload: bytes, *, purpose: str = "token", name: str = NAME, key: by
     return urlsafe_b64encode(payload + KeyRing([key]).signer(purpose, name).sign(payload)).decode()
 
 
+def presented(token: Token) -> Presented:
+    """What is read of a token under the primary key."""
+    return Presented(token, Role.PRIMARY, session_id(token.sid))
+
+
 def test_no_repr_tells_the_sid() -> None:
     token = Token(b"\x00secret sid here", 1, 2, 3)
-    assert repr(Presented(token, Role.OLD)) == (
-        "Presented(token=Token(epoch=1, generation=2, deadline=3), role=<Role.OLD: 'old'>)"
+    assert repr(Presented(token, Role.OLD, b"id")) == (
+        "Presented(token=Token(epoch=1, generation=2, deadline=3), role=<Role.OLD: 'old'>, id=b'id')"
     )
 
 
 def test_the_text_of_a_token_is_frozen() -> None:
     assert CODEC.write(TOKEN) == TEXT
-    assert CODEC.read(TEXT, BEFORE) == Presented(TOKEN, Role.PRIMARY)
+    assert CODEC.read(TEXT, BEFORE) == presented(TOKEN)
 
 
 def test_the_bytes_stand_where_the_head_of_the_file_says() -> None:
@@ -68,7 +73,7 @@ def test_what_is_written_is_read(token: Token) -> None:
     text = CODEC.write(token)
     assert len(text) == 64
     assert set(text) <= set(ALPHABET)
-    assert CODEC.read(text, token.deadline - 1) == Presented(token, Role.PRIMARY)
+    assert CODEC.read(text, token.deadline - 1) == presented(token)
 
 
 @pytest.mark.parametrize("position", range(64))
@@ -111,6 +116,27 @@ def test_the_length_is_checked_before_any_work() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 100_000
+
+
+def test_what_verified_is_remembered_and_ends_with_its_deadline_all_the_same() -> None:
+    codec = TokenCodec(KeyRing([KEY]), NAME)
+    first = codec.read(TEXT, BEFORE)
+    assert codec.read("".join(TEXT), BEFORE) is first
+    assert codec.read(TEXT, TOKEN.deadline) is None
+    assert codec.read(TEXT, BEFORE) is first
+
+
+def test_so_much_is_remembered_and_no_more_and_nothing_that_does_not_verify() -> None:
+    codec = TokenCodec(KeyRing([KEY]), NAME)
+    first = codec.read(TEXT, BEFORE)
+    for number in range(3 * ROOM):
+        assert codec.read(f"{TEXT[:-8]}{number:08}", BEFORE) is None
+    assert codec.read(TEXT, BEFORE) is first
+    texts = [codec.write(TOKEN._replace(generation=number)) for number in range(ROOM)]
+    before = [codec.read(text, BEFORE) for text in texts]
+    assert codec.read(TEXT, BEFORE) is not first  # it was the oldest
+    assert codec.read(texts[-1], BEFORE) is before[-1]
+    assert codec.read(TEXT, BEFORE) == first
 
 
 def test_a_mac_of_another_length_is_refused() -> None:

@@ -12,7 +12,7 @@ from mongosession_asgi.types import Application, Receive, Scope, Send
 OnOutage = Literal["raise", "anonymous"]
 
 _KINDS = frozenset({"http", "websocket"})
-_TELLING = frozenset({b"sec-purpose", b"purpose", b"content-length", b"transfer-encoding"})
+_READ = frozenset({b"cookie", b"sec-purpose", b"purpose", b"content-length", b"transfer-encoding"})
 
 
 class SessionMiddleware:
@@ -49,16 +49,17 @@ class SessionMiddleware:
         self.scope_key = scope_key
         self._skips = predicate(skip, _path) if skip else None
         self._tokenless = predicate(tokenless, _path) if tokenless else None
-        self._on_outage: OnOutage | Callable[[Scope], OnOutage] = on_outage
+        self._decides = on_outage if callable(on_outage) else None
+        self._on_outage: OnOutage = "raise" if callable(on_outage) else on_outage
         self._lifespan = lifespan
         self._mark = f"mongosession.{scope_key}"  # which engine's session it is
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        kind = scope["type"]
+        kind, engine = scope["type"], self.engine
         if (
             kind not in _KINDS
-            or scope.get(self._mark) is self.engine  # it is open already
+            or scope.get(self._mark) is engine  # it is open already
             or (self._skips is not None and self._skips(scope))
         ):
             await self._pass(scope, receive, send)
@@ -66,19 +67,20 @@ class SessionMiddleware:
         cookies: list[str] = []
         telling: dict[bytes, str] = {}
         for name, value in scope["headers"]:
-            if name == b"cookie":
-                cookies.append(value.decode("latin-1"))
-            elif name in _TELLING:
-                telling[name] = value.decode("latin-1")
+            if name in _READ:
+                if name == b"cookie":
+                    cookies.append(value.decode("latin-1"))
+                else:
+                    telling[name] = value.decode("latin-1")
         tokens, large = self._tokenless is None or not self._tokenless(scope), False
         if telling or scope.get("method", "GET") != "GET":
             tokens = tokens and not prefetch(telling.get(b"sec-purpose"), telling.get(b"purpose"))
             length, coding = telling.get(b"content-length"), telling.get(b"transfer-encoding")
             large = large_body(scope.get("method", "GET"), length, coding)
-        on_outage = self._on_outage(scope) if callable(self._on_outage) else self._on_outage
-        response = Response(self.engine, send) if kind == "http" else Handshake(self.engine, send, scope)
+        on_outage = self._on_outage if self._decides is None else self._decides(scope)
+        response = Response(engine, send) if kind == "http" else Handshake(engine, send, scope)
         try:
-            scope[self.scope_key] = response.session = await self.engine.open(
+            scope[self.scope_key] = response.session = await engine.open(
                 cookies, tokens=tokens, large_body=large, on_outage=on_outage
             )
         except StoreUnavailable as error:
@@ -86,9 +88,11 @@ class SessionMiddleware:
                 await receive()  # the handshake: only then may it be refused
             await response.refuse(error)
             return
-        scope[self._mark] = self.engine
+        scope[self._mark] = engine
         await self.app(scope, receive, response.send)
-        await response.finish()
+        rest = response.rest()
+        if rest is not None:
+            await rest
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what has no session of its own here."""

@@ -4,7 +4,7 @@ The first message of a response is held until the second: what a handler stores 
 headers. What it stores later, while streaming or in a background task, is written at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from mongosession import Session, SessionEngine, StoreUnavailable
@@ -27,35 +27,38 @@ class Response:
     _start = "http.response.start"
     _body = "http.response.body"
     _refusable = True  # with a response of ours
-    _held: Message | None = None  # until it is known what the headers have to carry
-    _status = 500  # the server's own, if the application does not answer
-    _answered = False
-    _replaced = False  # by a 503: the application's own messages are dropped
 
     def __init__(self, engine: SessionEngine, send: Send) -> None:
         self._engine = engine
         self._send = send
+        self._held: Message | None = None  # until it is known what the headers have to carry
+        self._status = 500  # the server's own, if the application does not answer
+        self._answered = False
+        self._replaced = False  # by a 503: the application's own messages are dropped
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Pass a message on, the session's headers and writes in their places."""
         kind = message["type"]
         if kind == self._start:
             if not self._replaced:
                 self._held, self._status = message, message["status"]
-            return
+            return _nothing()
         if self._held is not None:
-            await self._answer(self._held)
-        elif self._answered and kind == self._body and not message.get("more_body", False):
-            await self._engine.commit(self.session, status=self._status, sent=True)
-        if not self._replaced:
-            await self._send(message)
+            return self._answer(self._held, message)
+        if self._replaced:
+            return _nothing()
+        if self._answered and kind == self._body and not message.get("more_body", False):
+            return self._finish(message)
+        return self._send(message)
 
-    async def finish(self) -> None:
-        """The application has returned: what it stored since the last message is written."""
+    def rest(self) -> Awaitable[None] | None:
+        """The application has returned: what it stored since the last message is to be written. None where there is
+        nothing to do."""
         if self._held is not None:
-            await self._answer(self._held)
-        elif not self._replaced:
-            await self._engine.commit(self.session, status=self._status, sent=True)
+            return self._answer(self._held)
+        if self._replaced or self._engine.settled(self.session, status=self._status, sent=True) is not None:
+            return None
+        return self._finish()
 
     async def refuse(self, error: StoreUnavailable) -> None:
         """Answer that the database is away: 503 with ``Retry-After``. No cookie is touched."""
@@ -73,37 +76,57 @@ class Response:
         await self._send({"type": self._start, "status": 503, "headers": headers})
         await self._send({"type": self._body, "body": body})
 
-    async def _answer(self, message: Message) -> None:
+    async def _answer(self, message: Message, *more: Message) -> None:
+        """Commit, and let the headers go, with what comes after them."""
         self._held = None
-        own: str | None = None
-        given = message.get("headers") or ()
-        if not isinstance(given, _REPEATABLE):  # any iterable will do, and one may be of use but once
-            given = list(given)
-            message = {**message, "headers": given}
-        for name, value in given:
-            if len(name) == _LENGTH and name.lower() == b"cache-control":
-                text = value.decode("latin-1")
-                own = text if own is None else f"{own}, {text}"
-        try:
-            added = await self._engine.commit(self.session, status=self._status, cache_control=own)
-        except StoreUnavailable as error:
-            await self.refuse(error)
-            return
+        engine, session = self._engine, self.session
+        added = engine.settled(session, status=self._status)
+        if added is None:
+            given = message.get("headers") or ()
+            if not isinstance(given, _REPEATABLE):  # any iterable will do, and one may be of use but once
+                given = list(given)
+                message = {**message, "headers": given}
+            try:
+                added = await engine.commit(session, status=self._status, cache_control=_cache_control(given))
+            except StoreUnavailable as error:
+                await self.refuse(error)
+                return
         self._answered = True
         await self._send(_with_headers(message, added) if added else message)
+        for each in more:
+            await self._send(each)
+
+    async def _finish(self, *last: Message) -> None:
+        """Write what was stored after the headers had gone."""
+        await self._engine.commit(self.session, status=self._status, sent=True)
+        for each in last:
+            await self._send(each)
 
 
-_LENGTH = len("cache-control")
+async def _nothing() -> None:
+    """To be awaited where there is nothing to do."""
+
+
+def _cache_control(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """What a response says of caches itself."""
+    found = [value.decode("latin-1") for name, value in headers if name.lower() == b"cache-control"]
+    return ", ".join(found) if found else None
+
+
 _REPEATABLE = (list, tuple)
 
 
-def _with_headers(message: Message, added: Sequence[tuple[str, str]]) -> Message:
+def _with_headers(message: Message, added: Iterable[tuple[str, str]]) -> Message:
     """A message with more headers; a Cache-Control of ours replaces its own."""
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in added]
-    given = message.get("headers") or ()
-    if any(name == b"cache-control" for name, _ in headers):
-        given = [(name, value) for name, value in given if name.lower() != b"cache-control"]
-    return {**message, "headers": [*given, *headers]}
+    headers: list[tuple[bytes, bytes]] = list(message.get("headers") or ())
+    for name, value in added:
+        if name == "Vary":  # most have this one, and no other
+            headers.append((b"vary", value.encode("latin-1")))
+            continue
+        if name == "Cache-Control":
+            headers = [each for each in headers if each[0].lower() != b"cache-control"]
+        headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+    return {**message, "headers": headers}
 
 
 class Handshake(Response):
@@ -117,16 +140,15 @@ class Handshake(Response):
 
     _start = "websocket.http.response.start"
     _body = "websocket.http.response.body"
-    _status = 101
 
     def __init__(self, engine: SessionEngine, send: Send, scope: Scope) -> None:
         super().__init__(engine, send)
+        self._status = 101
         extensions: dict[str, Any] = scope.get("extensions") or {}
         self._refusable = "websocket.http.response" in extensions
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Pass a message on, the session's headers and writes in their places."""
         if message["type"] != "websocket.accept":
-            await super().send(message)
-        elif not self._replaced:
-            await self._answer(message)
+            return super().send(message)
+        return _nothing() if self._replaced else self._answer(message)
