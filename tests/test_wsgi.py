@@ -14,7 +14,7 @@ import textwrap
 import threading
 import time
 import urllib.request
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -39,6 +39,7 @@ from mongosession import (
 )
 from mongosession.testing import HandClock, Jar
 from mongosession_wsgi import SessionMiddleware, wait
+from mongosession_wsgi.loop import here
 
 from .conftest import CLIENTS
 from .world import KEY, World, away
@@ -303,6 +304,26 @@ def test_what_was_streamed_is_written_before_the_client_sees_the_end(site: Site)
     body = site.behind(app)(site.request(), lambda *_: nothing)
     assert list(body) == [b"a"]  # not closed yet
     assert site.stored() == {**TEA, "streaming": True}
+
+
+@pytest.mark.parametrize(
+    ("use", "crossings"), [(nothing, 0), (lambda session: session["basket"][0], 0), (storing("seen"), 1)]
+)
+def test_only_what_is_to_be_written_crosses_into_the_loop(
+    site: Site, monkeypatch: pytest.MonkeyPatch, use: Callable[[Session], object], crossings: int
+) -> None:
+    wait(site.begin())
+    run, crossed = here().run, list[object]()
+
+    def crossing(work: Callable[[], Awaitable[Any]], timeout: float) -> Any:
+        crossed.append(work)
+        return run(work, timeout)
+
+    monkeypatch.setattr(here(), "run", crossing)
+    middleware = SessionMiddleware(answering(use), lambda: site.engine, environ_key=SESSION)  # validators take a look
+    reply = serve(middleware, site.request())
+    making, opening = 1, 1
+    assert (reply.status, len(crossed)) == (200, making + opening + crossings)
 
 
 def test_start_response_may_come_with_the_first_chunk(site: Site) -> None:
@@ -912,6 +933,7 @@ from pymongo import AsyncMongoClient
 from mongosession import MemoryStore, MongoStore, SessionEngine
 from mongosession.testing import CountingStore
 from mongosession_wsgi import SessionMiddleware, wait
+from mongosession_wsgi.loop import here
 
 CLIENTS = {"pymongo": AsyncMongoClient, "motor": AsyncIOMotorClient}
 

@@ -4,7 +4,7 @@
 the headers. What it stores later, while streaming, is written at the end.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,8 @@ class Response:
         start_response: "StartResponse",
         timeout: float,
     ) -> None:
-        self._commit: Callable[..., Awaitable[Headers]] = partial(engine.commit, session)
+        self._engine = engine
+        self._session = session
         self._environ = environ
         self._start_response = start_response
         self._timeout = timeout
@@ -84,7 +85,7 @@ class Response:
         if close is not None:
             close()
         if not settled:
-            here().run(partial(self._commit, status=self._status, sent=True), self._timeout)
+            self._commit(sent=True)
 
     def start(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
         """The application's ``start_response``."""
@@ -110,14 +111,20 @@ class Response:
         (status, headers, exc_info), self._held = self._held, None
         own = ", ".join(value for name, value in headers if name.lower() == "cache-control")
         try:
-            self._added = here().run(
-                partial(self._commit, status=self._status, cache_control=own or None), self._timeout
-            )
+            self._added = self._commit(cache_control=own or None)
         except StoreUnavailable as error:
             self._settled = True
             self._replaced = iter(unavailable(error, self._environ, self._start_response))
         else:
             self._send(status, headers, exc_info)
+
+    def _commit(self, *, cache_control: str | None = None, sent: bool = False) -> Headers:
+        """What has nothing to be written stays on this thread: crossing into the loop takes longest."""
+        added = self._engine.settled(self._session, status=self._status, sent=sent)
+        if added is None:
+            commit = partial(self._engine.commit, self._session, status=self._status, sent=sent)
+            added = here().run(partial(commit, cache_control=cache_control), self._timeout)
+        return added
 
     def _send(self, status: str, headers: Headers, exc_info: Any) -> None:
         added = self._added or []
