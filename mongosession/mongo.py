@@ -13,6 +13,7 @@ with ``w: 1`` where that is unacknowledged.
 import asyncio
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from typing import Any, cast
 
 import pymongo
@@ -38,6 +39,7 @@ from pymongo.errors import (
 )
 from pymongo.read_concern import ReadConcern
 
+from mongosession.deadline import Deadlines
 from mongosession.errors import DeltaRefused, SetupError, StoreError, StoreUnavailable
 from mongosession.policy import SKEW
 from mongosession.store import ENDED, Changes, Record, Stamp
@@ -51,7 +53,7 @@ SHAPE = {"_id": "binData", "epoch": "number", "generation": "number", **dict.fro
 FOREIGN = {"$nor": [{field: {"$type": type_} for field, type_ in SHAPE.items()}]}
 """The filter of documents that are no sessions."""
 
-_TYPES: dict[str, type | tuple[type, ...]] = {"binData": bytes, "number": (int, float), "date": DatetimeMS}
+_TYPES: dict[str, type | tuple[type, ...]] = {"binData": bytes, "number": (int, float), "date": datetime}
 
 _UNSUITABLE = {  # options of collections that cannot hold sessions
     "viewOn": "is a view",
@@ -62,7 +64,7 @@ _UNSUITABLE = {  # options of collections that cannot hold sessions
 _RAW = CodecOptions(
     document_class=RawBSONDocument,
     uuid_representation=UuidRepresentation.STANDARD,  # as in `values.OPTIONS`: deltas are encoded by the driver
-    datetime_conversion=DatetimeConversion.DATETIME_MS,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # and naive: those are made in a quarter of the steps
 )
 
 # For find-and-modify: of a primary that steps down meanwhile, the driver writes into the answer, which has to be a
@@ -122,12 +124,27 @@ class MongoStore:
         self.timeout = timeout
         self.clustered = clustered
         self._cancellable = isinstance(collection, AsyncCollection)  # Motor's threads are not
+        self._deadlines = Deadlines(timeout)
+        self._later = Deadlines(timeout + 1)  # for calls that the driver itself should end before
         self._ordinary = collection.with_options(
             codec_options=_RAW,
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("local"),
             write_concern=ordinary,
         )
+        self._database = collection.database
+        self._find = {
+            "find": collection.name,
+            "filter": None,
+            "limit": 1,
+            "singleBatch": True,
+            "readConcern": {"level": "local"},
+            "maxTimeMS": max(1, int(timeout * 1000)),
+        }
+        # A look-up tells the server its deadline itself: a call that can be cancelled needs none of the driver's beside
+        # ours, and that takes a tenth of a look-up's time. (Not so a write: the server has to be told when to stop
+        # waiting for a majority.)
+        self._lean = _Translated(timeout, None, collection.database.client) if self._cancellable else None
         self._durable = self._ordinary.with_options(write_concern=WriteConcern(w="majority"))
         self._ordinary_answering = self._ordinary.with_options(codec_options=_DECODED)
         self._durable_answering = self._durable.with_options(codec_options=_DECODED)
@@ -179,47 +196,38 @@ class MongoStore:
 
     async def load(self, id: bytes) -> Record | None:
         """See ``Store.load``."""
-        command = {
-            "find": self._ordinary.name,
-            "filter": {"_id": id},
-            "limit": 1,
-            "singleBatch": True,
-            "readConcern": {"level": "local"},
-            "maxTimeMS": max(1, int(self.timeout * 1000)),
-        }
-        with self._lean_errors():
-            async with asyncio.timeout(self.timeout if self._cancellable else self.timeout + 1):
+        command = {**self._find, "filter": {"_id": id}}
+        with self._lean or self._errors():
+            with (self._deadlines if self._cancellable else self._later).next():
                 answer = await self._look_up(command)
             try:
-                found = answer["cursor"]["firstBatch"]
-                return _record(found[0]) if found else None
+                found = _found(answer)
+                return None if found is None else _record(found)
             except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
                 raise InvalidBSON(str(error)) from error
 
-    async def _look_up(self, command: dict[str, Any]) -> Any:
+    async def _look_up(self, command: dict[str, Any]) -> RawBSONDocument:
         """What ``find_one`` does with the primary, in four fifths of the time; its further tries until the deadline
         included."""
-        database = self._ordinary.database
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + self.timeout, 0.0
         while True:
             try:
-                return await database.command(command, codec_options=_RAW)
+                return cast(RawBSONDocument, await self._database.command(command, codec_options=_RAW))
             except ServerSelectionTimeoutError:
                 raise
             except (ConnectionFailure, OperationFailure) as error:
                 if isinstance(error, OperationFailure) and error.code not in _RETRYABLE_READS:
                     raise
-                if loop.time() >= deadline or not database.client.options.retry_reads:
+                if loop.time() >= deadline or not self._database.client.options.retry_reads:
                     raise
             await asyncio.sleep(pause)
             pause = _PAUSE  # the second try is made at once; whom that did not help would only keep everybody busy
 
     async def create(self, record: Record) -> None:
         """See ``Store.create``."""
-        with self._errors():
-            async with asyncio.timeout(self.timeout + 1):
-                await self._durable.insert_one(_document(record))
+        with self._errors(), self._later.next():
+            await self._durable.insert_one(_document(record))
 
     async def update(
         self, id: bytes, changes: Changes, *, epoch: int | None = None, subject: str | None = None
@@ -229,18 +237,17 @@ class MongoStore:
         if subject is not None:
             where["subject"] = subject
         update = _update(changes)
-        with self._errors(changes.data):
-            async with asyncio.timeout(self.timeout + 1):
-                if not changes.confirm:
-                    collection = self._durable if changes.durable else self._ordinary
-                    return bool((await collection.update_one(where, update)).matched_count)
-                collection = self._durable_answering if changes.durable else self._ordinary_answering
-                after = await collection.find_one_and_update(
-                    where,
-                    update,
-                    projection={"_id": False, "epoch": True, "generation": True},
-                    return_document=ReturnDocument.AFTER,
-                )
+        with self._errors(changes.data), self._later.next():
+            if not changes.confirm:
+                collection = self._durable if changes.durable else self._ordinary
+                return bool((await collection.update_one(where, update)).matched_count)
+            collection = self._durable_answering if changes.durable else self._ordinary_answering
+            after = await collection.find_one_and_update(
+                where,
+                update,
+                projection={"_id": False, "epoch": True, "generation": True},
+                return_document=ReturnDocument.AFTER,
+            )
         return False if after is None else Stamp(int(after["epoch"]), int(after["generation"]))
 
     async def pop(self, id: bytes, name: str, *, epoch: int) -> bytes | None:
@@ -259,14 +266,13 @@ class MongoStore:
         self, id: bytes, epoch: int, path: str, update: Any, which: bool, delta: Delta | None = None
     ) -> bytes | None:
         """Change one value and say what it was or is: durably, or a failover could give it to two requests."""
-        with self._errors(delta):
-            async with asyncio.timeout(self.timeout + 1):
-                found = await self._durable_answering.find_one_and_update(
-                    {"_id": id, "epoch": epoch},
-                    update,
-                    projection={"_id": False, path: True},
-                    return_document=which,
-                )
+        with self._errors(delta), self._later.next():
+            found = await self._durable_answering.find_one_and_update(
+                {"_id": id, "epoch": epoch},
+                update,
+                projection={"_id": False, path: True},
+                return_document=which,
+            )
         return None if found is None else encode(found["data"], codec_options=_DECODED)
 
     async def find(self, subject: str | None = None) -> AsyncIterator[Record]:
@@ -276,9 +282,8 @@ class MongoStore:
             where["subject"] = subject
         cursor = self._ordinary.find(where, projection={"data": False}, batch_size=_BATCH)
         while True:
-            with self._errors():
-                async with asyncio.timeout(self.timeout + 1):  # for each batch: who iterates may take his time
-                    documents = await cursor.to_list(_BATCH)
+            with self._errors(), self._later.next():  # for each batch: who iterates may take his time
+                documents = await cursor.to_list(_BATCH)
             if not documents:
                 return
             for document in documents:
@@ -288,14 +293,6 @@ class MongoStore:
     def _errors(self, delta: Delta | None = None) -> AbstractContextManager[None]:
         """The deadline for the driver, and its errors in our words."""
         return self._within(self.timeout, delta)
-
-    def _lean_errors(self) -> AbstractContextManager[None]:
-        """The same for a look-up, which tells the server its deadline itself: a call that can be cancelled needs none
-        of the driver's beside asyncio's, and that takes a tenth of a look-up's time. (Not so for a write: the server
-        has to be told when to stop waiting for a majority.)"""
-        if not self._cancellable:
-            return self._errors()
-        return _Translated(self.timeout, None, self.collection.database.client)
 
     @contextmanager
     def _within(self, timeout: float | None, delta: Delta | None = None) -> Generator[None, None, None]:
@@ -437,6 +434,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # as naive as what the driver reads
+
+
+def _seconds(time: datetime) -> float:
+    """Seconds since 1970; what ``timedelta`` offers for it takes twice as long, or rounds otherwise than ``/ 1000``."""
+    since = time - _EPOCH
+    return ((since.days * 86400 + since.seconds) * 1000 + since.microseconds // 1000) / 1000
+
+
 def _datetime(seconds: float) -> DatetimeMS:
     return DatetimeMS(round(seconds * 1000))
 
@@ -456,6 +462,16 @@ def _is_session(document: Mapping[str, Any]) -> bool:
     return all(isinstance(document.get(field), _TYPES[type_]) for field, type_ in SHAPE.items())
 
 
+def _found(answer: RawBSONDocument) -> Mapping[str, Any] | None:
+    """The document in the answer to a look-up. It stands at its beginning, so the two documents around it need not be
+    taken apart, which would take as long as the decoding of all that is in it."""
+    raw = answer.raw
+    if raw[4:12] == b"\x03cursor\0" and raw[16:28] == b"\x04firstBatch\0" and raw[32:35] == b"\x030\0":
+        return RawBSONDocument(raw[35 : 35 + int.from_bytes(raw[35:39], "little")], _RAW)
+    found = answer["cursor"]["firstBatch"]
+    return found[0] if found else None
+
+
 def _record(document: Mapping[str, Any]) -> Record:
     known = dict(document.items())  # looks into the raw document are slow
     data, description = known.get("data"), known.get("description")
@@ -463,11 +479,11 @@ def _record(document: Mapping[str, Any]) -> Record:
         bytes(known["_id"]),
         int(known["epoch"]),
         int(known["generation"]),
-        int(known["created_at"]) / 1000,
-        int(known["renewed_at"]) / 1000,
-        int(known["rotated_at"]) / 1000,
-        int(known["seen_at"]) / 1000,
-        int(known["expires_at"]) / 1000,
+        _seconds(known["created_at"]),
+        _seconds(known["renewed_at"]),
+        _seconds(known["rotated_at"]),
+        _seconds(known["seen_at"]),
+        _seconds(known["expires_at"]),
         EMPTY if data is None else bytes(data.raw),
         known.get("subject"),
         known.get("idle"),

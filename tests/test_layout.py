@@ -37,7 +37,8 @@ ROOMS = {
     "engine": "errors events policy http keys tokens values session settings signed cookies store rotation plan begun "
     "logs tracker",
     "memory": "store errors values",
-    "mongo": "store errors policy values",
+    "deadline": "",
+    "mongo": "deadline store errors policy values",
     "mongod": "",
     "testing": "engine events memory mongo session store",
     "check": "keys policy",
