@@ -159,8 +159,11 @@ def plan(
     """
     about = tracker(session)
     difference = _measured(about, session, terms.max_data) if status < 500 else None
-    if difference is None and status < 500 and not _due(about, terms, now, sent=sent, early=early):
-        return SEEN if about.accessed and not sent and not early else NOTHING
+    if status < 500 and not _due(about, terms, now, sent=sent, early=early):
+        if difference is None:
+            return SEEN if about.accessed and not sent and not early else NOTHING
+        if about.record is not None and about.signed is None:
+            return _data_alone(about.record, difference, vary=not sent and not early)
     delta = difference.delta if difference is not None else None
     succeeds = status < 500
     case = _Case()
@@ -196,12 +199,21 @@ def plan(
     return tuple.__new__(Plan, (*decided[:8], *rest))
 
 
+def _data_alone(record: Record, difference: Difference, *, vary: bool) -> Plan:
+    """What most writes are; as ``_write`` decides it, which all others need."""
+    changes = tuple.__new__(Changes, (_NOTHING, _NOTHING, difference.delta, False, False))
+    update = tuple.__new__(Update, (record.id, record.epoch, changes))
+    # Fewer steps than the constructor takes; the fields in their order.
+    return tuple.__new__(Plan, (None, update, None, None, None, None, True, False, False, vary, difference, ()))
+
+
+_NOTHING: dict[str, Any] = {}  # stays so
 NOTHING = Plan()
 SEEN = Plan(vary=True)
 
 
 def _due(about: Tracker, terms: Terms, now: float, *, sent: bool, early: bool) -> bool:
-    """Whether a request that has changed nothing may have something to write or to send all the same."""
+    """Whether there may be something to write or to send besides data."""
     judged, record = about.judgement, about.record
     if about.asked or about.owed is not None or judged.acts:
         return True

@@ -250,11 +250,12 @@ class Tracker:
         encodings: dict[str, bytes] = {}
         operands: dict[Operator, dict[str, Any]] = {}
         new = 0
+        lent, operations = self.lent, self.operations
         for key, value in dict.items(data):
-            operation = self.operations.get(key)
             known = base.get(key, _MISSING)
-            if value is known and operation is None and (not self.lent or type(value) in IMMUTABLE):
+            if value is known and key not in operations and (not lent or type(value) in IMMUTABLE):
                 continue
+            operation = operations.get(key)
             if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a handler may not be typed
                 raise DataError(f"the session holds the key {key!r}; keys must be str")
             name = encode_name(key)

@@ -177,10 +177,17 @@ MUTANTS = (
     ),
     Mutant(
         "plan",
-        "(record.id, record.epoch, changes)",
-        "(record.id, None, changes)",
+        "False, False))\n    update = tuple.__new__(Update, (record.id, record.epoch, changes))",
+        "False, False))\n    update = tuple.__new__(Update, (record.id, None, changes))",
         "plan",
         "a request from before a log-in must not write into the session after it",
+    ),
+    Mutant(
+        "plan",
+        "is not None))\n        update = tuple.__new__(Update, (record.id, record.epoch, changes))",
+        "is not None))\n        update = tuple.__new__(Update, (record.id, None, changes))",
+        "plan",
+        "nor must it where there is more to write than data",
     ),
     Mutant(
         "plan",
@@ -273,6 +280,20 @@ MUTANTS = (
         "self._revoke(record.id, COPIED)",
         "engine",
         "the revocation of a copied session must not end the session of a log-in that came between",
+    ),
+    Mutant(
+        "engine",
+        "if sent and self._clock() >= touch_at(",
+        "if sent and self._clock() > touch_at(",
+        "settled",
+        "a connection that lives on is seen, and its session with it",
+    ),
+    Mutant(
+        "engine",
+        "or about.owed is not None or not about.unchanged(session)",
+        "or not about.unchanged(session)",
+        "engine",
+        "what was written before the headers is owed to them",
     ),
     Mutant(
         "engine",
@@ -474,8 +495,8 @@ MUTANTS = (
     ),
     Mutant(
         "mongo",
-        '"generation": True},\n                    return_document=ReturnDocument.AFTER',
-        '"generation": True},\n                    return_document=ReturnDocument.BEFORE',
+        '"generation": True},\n                return_document=ReturnDocument.AFTER',
+        '"generation": True},\n                return_document=ReturnDocument.BEFORE',
         "stores",
         "a token is sent by what the document is after the write",
     ),

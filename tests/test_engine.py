@@ -568,8 +568,11 @@ async def test_clearing_during_a_save_that_fails_is_not_lost(world: World) -> No
     assert (await world.record(session_id)).data == EMPTY
 
 
+@pytest.mark.parametrize("saves", [True, False], ids=["save", "commit"])
 @pytest.mark.parametrize("begin", [True, False], ids=["renewed", "created"])
-async def test_a_save_that_is_cancelled_owes_its_cookie_all_the_same(world: World, *, begin: bool) -> None:
+async def test_a_write_that_is_cancelled_owes_its_cookie_all_the_same(
+    world: World, *, begin: bool, saves: bool
+) -> None:
     if begin:
         await world.begin()
     exchange = world.browser.send()
@@ -577,12 +580,14 @@ async def test_a_save_that_is_cancelled_owes_its_cookie_all_the_same(world: Worl
     session["name"] = "ann"
     session.renew(subject="ann")
     world.store.around = held = Held()
-    save = asyncio.create_task(session.save())
+    save: asyncio.Task[object] = asyncio.create_task(session.save() if saves else world.engine.commit(session))
     await held.asked.wait()
     save.cancel()
     with pytest.raises(asyncio.CancelledError):
         await save
     held.answer.set()
+    if not saves:
+        await world.engine.close()  # the write has ended
     await exchange.answer()
     exchange.deliver()
     async with world.browser.visit() as session:

@@ -781,6 +781,24 @@ def test_of_renewal_and_log_out_the_last_one_counts() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "change", [do.update(n=1), do.update(basket=["tea"]), do.clear(), lambda session: session.pop("x")]
+)
+@pytest.mark.parametrize("how", [{}, {"early": True}, {"sent": True}, {"public": True}])
+@pytest.mark.parametrize("about", [{}, {"token": a_token(generation=G - 1)}, {"tokens": False}])
+def test_the_short_way_of_data_decides_as_the_long_one(
+    about: dict[str, Any], how: dict[str, Any], change: Change
+) -> None:
+    plans: list[Plan] = []
+    for asked in (False, True):  # there may be something besides data: the long way
+        session = a_session({"n": 0, "x": 1}, **about)
+        tracker(session).asked = asked
+        change(session)
+        plans.append(plan(session, TERMS, now=NOW, random=DRAWN, **how))
+    assert plans[0] == plans[1]
+    assert plans[0].update is not None
+
+
 # -------------------------------------------------------------------------------------------------- when it may be done
 
 
