@@ -31,4 +31,7 @@ async def make(uri: str) -> Any:
 
 
 if __name__ == "__main__":
-    import_module("aiohttp.web").run_app(make(sys.argv[2]), host="127.0.0.1", port=int(sys.argv[1]), print=None)
+    # On uvloop, as the ASGI applications.
+    loop = import_module("uvloop").new_event_loop()
+    run_app = import_module("aiohttp.web").run_app
+    run_app(make(sys.argv[2]), host="127.0.0.1", port=int(sys.argv[1]), print=None, loop=loop)

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 import uvicorn
+import uvloop
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 from starlette.middleware.sessions import SessionMiddleware as StarletteMiddleware
@@ -150,4 +151,5 @@ async def main(target: str, port: str, uri: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as uvicorn's own command does
+        runner.run(main(*sys.argv[1:]))
