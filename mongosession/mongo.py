@@ -77,6 +77,8 @@ _REFUSALS = frozenset({2, 14, 10334, 17419, 17420})
 # Of these an operation is worth a second try, if it only reads (the drivers' specification of retryable reads).
 _RETRYABLE_READS = frozenset({6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436})
 
+_LONGEST = 86400.0  # seconds that a call may be given: MongoDB counts milliseconds in 31 bits
+
 _PAUSE = 0.05  # seconds between further tries
 
 _EXISTS = 48  # NamespaceExists
@@ -95,10 +97,10 @@ class MongoStore:
 
     Args:
         collection: Motor's ``AsyncIOMotorCollection`` or PyMongo's ``AsyncCollection``.
-        timeout: seconds within which the database has to answer each call, default 5. The server is told as well, so
-            that nothing piles up there, and Motor's driver, since its threads cannot be cancelled. Shorter than an
-            election (about 10 s by default) means that a failover is seen as 503s; longer means that requests pile up
-            meanwhile.
+        timeout: seconds within which the database has to answer each call, default 5, a day at most. The server is told
+            as well, so that nothing piles up there, and Motor's driver, since its threads cannot be cancelled. Shorter
+            than an election (about 10 s by default) means that a failover is seen as 503s; longer means that requests
+            pile up meanwhile.
         clustered: ``setup`` creates the collection clustered by ``_id`` (MongoDB 5.3): no index of its own for ids, one
             look-up less a command. A collection that exists is not changed. Default False.
 
@@ -110,8 +112,10 @@ class MongoStore:
     waits = True
 
     def __init__(self, collection: Any, *, timeout: float = 5.0, clustered: bool = False) -> None:
-        if not timeout > 0:
-            raise ValueError(f"MongoStore(timeout={timeout!r}): it must be a number of seconds above 0")
+        if not 0 < timeout <= _LONGEST:
+            raise ValueError(
+                f"MongoStore(timeout={timeout!r}): it must be a number of seconds above 0, of a day at most"
+            )
         # Of the class, since databases and clients make a collection of any attribute they are asked for.
         if not hasattr(type(collection), "find_one_and_update") or isinstance(collection, Collection):
             raise TypeError(

@@ -646,7 +646,7 @@ async def test_why_the_database_is_away(driver: str, call: Callable[[MongoStore]
 # Construction.
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 86401])
 async def test_a_timeout_that_makes_no_sense(collection: Any, seconds: float) -> None:
     with pytest.raises(ValueError, match=r"timeout=.*above 0"):
         MongoStore(collection, timeout=seconds)
