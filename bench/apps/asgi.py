@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import Any
 
 import uvicorn
-import uvloop
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 from starlette.middleware.sessions import SessionMiddleware as StarletteMiddleware
@@ -151,5 +150,5 @@ async def main(target: str, port: str, uri: str) -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as uvicorn's own command does
+    with asyncio.Runner(loop_factory=import_module("uvloop").new_event_loop) as runner:  # as uvicorn's own command does
         runner.run(main(*sys.argv[1:]))
