@@ -419,28 +419,28 @@ def _stay_or_move(about: Tracker, record: Record, signed: Signed, case: _Case) -
         return Plan()
     if not moves and case.terms.signed is not None:
         signed = Signed(signed.sid, record.created_at, seen_at, data, shaped.idle, shaped.persistent)
-        if (kept := _kept(case.terms.signed, signed, case)) is not None:
+        if (kept := _kept(case.terms.signed, signed, case, record.id)) is not None:
             return Plan(keep=kept, events=_forced(case))
     subject = case.renewal.subject if case.renewal is not None else None
     return Plan(create=_creation(case, data, subject, moved=record), essential=True, events=_forced(case))
 
 
-def _kept(codec: SignedCodec, signed: Signed, case: _Case) -> Kept | None:
-    """A session in its cookie, or None where it does not fit."""
+def _kept(codec: SignedCodec, signed: Signed, case: _Case, id: bytes | None = None) -> Kept | None:
+    """A session in its cookie, or None where it does not fit; with its id, where that is known."""
     text = codec.write(signed)
     if text is None:
         return None
     timeouts = case.terms.timeouts
-    return Kept(in_cookie(signed, timeouts), signed, text, deadline(signed.created_at, timeouts.absolute))
+    return Kept(in_cookie(signed, timeouts, id), signed, text, deadline(signed.created_at, timeouts.absolute))
 
 
-def in_cookie(signed: Signed, timeouts: Timeouts) -> Record:
-    """What a document would hold of a session that lives in its cookie."""
+def in_cookie(signed: Signed, timeouts: Timeouts, id: bytes | None = None) -> Record:
+    """What a document would hold of a session that lives in its cookie; with its id, where that is known."""
     sid, created_at, seen_at, data, idle, persistent = signed
     expires_at = cookie_expiry(signed, timeouts)
     times = (created_at, created_at, created_at, seen_at, expires_at)
     # In the order of the fields: fewer steps than the constructor takes.
-    return tuple.__new__(Record, (session_id(sid), 0, 0, *times, data, None, idle, persistent, None, None))
+    return tuple.__new__(Record, (id or session_id(sid), 0, 0, *times, data, None, idle, persistent, None, None))
 
 
 def _creation(case: _Case, data: bytes, subject: str | None, *, moved: Record | None = None) -> Creation:
