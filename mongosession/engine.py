@@ -204,6 +204,7 @@ class SessionEngine:
         about.calls = self._calls
         # As in the class; but each of them is asked for more than once, and an object's own are found sooner.
         about.asked = about.accessed = about.written = about.lent = False
+        about.record = about.owed = about.pending = None
         if not tokens:
             about.tokens = False
         values = cookies.read(cookie, self.cookie.name) if cookie else None
