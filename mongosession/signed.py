@@ -15,7 +15,6 @@ all the same: a version to come may sign what this one does not know. Only data 
 there are taken, so no name stands twice.
 """
 
-import binascii
 import struct
 import zlib
 from binascii import a2b_base64, b2a_base64
@@ -23,7 +22,8 @@ from typing import Any, NamedTuple
 
 from mongosession.keys import MAC_BYTES, KeyRing, Role
 from mongosession.policy import Timeouts
-from mongosession.values import EMPTY, load_safely
+from mongosession.recent import Recent
+from mongosession.values import EMPTY, load, load_safely
 
 MAX_COOKIE = 4096
 """Octets of name and value together; a browser drops a longer cookie without a word (RFC 6265bis, 5.6)."""
@@ -41,6 +41,8 @@ _SHORTEST_TEXT = -(-(_HEAD.size + MAC_BYTES) * 4 // 3)  # without padding
 
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _STANDARD = bytes.maketrans(b"-_+/=", b"+/...")  # the dot is in no alphabet
+# What a text ends with, by its length modulo 4: bits that belong to no byte are zero, so each value has one spelling.
+_LAST = ("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", "", "AQgw", "AEIMQUYcgkosw048")
 
 _SHORT = 64  # bytes of BSON up to which deflating gains too little for the time it takes
 _WINDOW = -12  # 4 KiB, raw: as good as 32 for data of this size, and cheaper to begin
@@ -97,35 +99,44 @@ Opened = tuple[Signed, dict[str, Any], Role]
 under an old one it should be signed and sent again. (A plain tuple: this is made for every request.)"""
 
 
+ROOM = 1024 * 1024
+"""Bytes that remembered sessions take at most: some hundred."""
+
+_OBJECTS = 1024  # bytes that the objects of a remembered session take, however short its text and data are
+
+
 class SignedCodec:
-    """Writes and reads the signed sessions of one cookie name under one key ring."""
+    """Writes and reads the signed sessions of one cookie name under one key ring.
+
+    A visitor presents a cookie many times. Those that were read of late are remembered, as tokens are: but for their
+    data, which each request decodes for itself, they are neither verified nor checked again.
+    """
 
     def __init__(self, ring: KeyRing, cookie_name: str) -> None:
         self._signer = ring.signer("data", cookie_name)
         self._longest = MAX_COOKIE - len(cookie_name)  # a cookie's name is ASCII
+        self._recent = Recent[tuple[Signed, Role]](ROOM)
 
     def write(self, signed: Signed) -> str | None:
         """The text of a signed session, under the primary key, or None where it does not fit into a cookie."""
-        data = signed.data
+        sid, created_at, seen_at, data, idle, persistent = signed
         if len(data) > MAX_DATA:
             return None
-        flags, body, idle = 0, data[4:-1], b""
+        flags, body, life = 0, data[4:-1], b""
         if len(data) > _SHORT and len(deflated := _deflate(body)) < len(body):
             flags, body = _DEFLATED, deflated
-        if signed.idle is not None:
+        if idle is not None:
             flags |= _IDLE
-            idle = _DOUBLE.pack(signed.idle)
-        if signed.persistent is not None:
-            flags |= _PERSISTENCE | (_PERSISTENT if signed.persistent else 0)
-        created_at, seen_at = round(signed.created_at * 1000), round(signed.seen_at * 1000)
-        head = _HEAD.pack(
-            VERSION, flags, signed.sid, created_at >> 32, created_at & _LOW, seen_at >> 32, seen_at & _LOW
-        )
-        payload = head + idle + body
+            life = _DOUBLE.pack(idle)
+        if persistent is not None:
+            flags |= _PERSISTENCE | (_PERSISTENT if persistent else 0)
+        created, seen = round(created_at * 1000), round(seen_at * 1000)
+        head = _HEAD.pack(VERSION, flags, sid, created >> 32, created & _LOW, seen >> 32, seen & _LOW)
+        payload = head + life + body
         if (len(payload) + MAC_BYTES) * 4 > self._longest * 3:
             return None
-        text = b2a_base64(payload + self._signer.sign(payload), newline=False)
-        return text.rstrip(b"=").translate(_URL_SAFE).decode("ascii")
+        standard = b2a_base64(payload + self._signer.sign(payload), newline=False)
+        return standard.translate(_URL_SAFE, b"=").decode("ascii")
 
     def read(self, text: str) -> Opened | None:
         """The signed session of a text, or None where it is none. Never raises; whether it has ended is not asked.
@@ -133,15 +144,26 @@ class SignedCodec:
         Args:
             text: the cookie's value, as it came.
         """
-        if not _SHORTEST_TEXT <= len(text) <= self._longest or not text.isascii():  # before any work is spent on it
+        if not _SHORTEST_TEXT <= len(text) <= self._longest:  # before any work is spent on it
             return None
-        standard = text.encode("ascii").translate(_STANDARD) + b"=" * (-len(text) % 4)
-        try:
-            raw = a2b_base64(standard)
-        except binascii.Error:
+        recent = self._recent.get(text)
+        if recent is not None:
+            signed, role = recent
+            return signed, load(signed.data), role
+        opened = self._open(text)
+        if opened is not None:
+            signed, _, role = opened
+            self._recent.add(text, (signed, role), _OBJECTS + len(text) + len(signed.data))
+        return opened
+
+    def _open(self, text: str) -> Opened | None:
+        """What a text holds that is not remembered."""
+        length = len(text)
+        if text[-1] not in _LAST[length % 4]:
             return None
-        # The decoder skips what it does not know and ignores bits left over: only the canonical spelling is taken.
-        if b2a_base64(raw, newline=False) != standard:
+        try:  # strictly: the decoder would skip foreign characters
+            raw = a2b_base64(text.encode("ascii").translate(_STANDARD) + b"=" * (-length % 4), strict_mode=True)
+        except ValueError:  # of either
             return None
         payload = raw[:-MAC_BYTES]
         role = self._signer.verify(payload, raw[-MAC_BYTES:])
@@ -164,21 +186,18 @@ class SignedCodec:
         content = load_safely(data)
         if content is None:
             return None
-        signed = Signed(
-            sid,
-            (created_high << 32 | created_low) / 1000,
-            (seen_high << 32 | seen_low) / 1000,
-            data,
-            idle,
-            bool(flags & _PERSISTENT) if flags & _PERSISTENCE else None,
-        )
+        created_at, seen_at = (created_high << 32 | created_low) / 1000, (seen_high << 32 | seen_low) / 1000
+        persistent = bool(flags & _PERSISTENT) if flags & _PERSISTENCE else None
+        # In fewer steps than the constructor takes.
+        signed = tuple.__new__(Signed, (sid, created_at, seen_at, data, idle, persistent))
         return signed, content, role
 
 
 def expiry(signed: Signed, timeouts: Timeouts) -> float:
     """When a signed session ends if nobody uses it, seconds since 1970: where ``now >= expiry(...)`` it has ended."""
     idle = timeouts.idle if signed.idle is None else signed.idle
-    return min(signed.created_at + timeouts.absolute, signed.seen_at + idle)
+    unused, end = signed.seen_at + idle, signed.created_at + timeouts.absolute
+    return unused if unused < end else end  # noqa: FURB136  # as in `rotation`
 
 
 def _deflate(body: bytes) -> bytes:

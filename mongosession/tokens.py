@@ -15,6 +15,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from mongosession.keys import KeyRing, Role
+from mongosession.recent import Recent
 
 VERSION = 1
 SID_BYTES = 16
@@ -63,7 +64,7 @@ class Presented(NamedTuple):
 
 
 ROOM = 1024
-"""How many tokens that verified are remembered: half a megabyte."""
+"""How many tokens that verified are remembered at most: half a megabyte."""
 
 
 class TokenCodec:
@@ -76,7 +77,7 @@ class TokenCodec:
 
     def __init__(self, ring: KeyRing, cookie_name: str) -> None:
         self._signer = ring.signer("token", cookie_name)
-        self._verified: dict[str, Presented] = {}
+        self._recent = Recent[Presented](ROOM)
 
     def write(self, token: Token) -> str:
         """The text of a token, under the primary key: 64 characters."""
@@ -94,14 +95,12 @@ class TokenCodec:
         """
         if len(text) != _TEXT_LENGTH:  # before any work is spent on it
             return None
-        presented = self._verified.get(text)
+        presented = self._recent.get(text)
         if presented is None:
             presented = self._verify(text)
             if presented is None:
                 return None
-            if len(self._verified) >= ROOM:
-                del self._verified[next(iter(self._verified))]
-            self._verified[text] = presented
+            self._recent.add(text, presented)
         return presented if now < presented.token.deadline else None
 
     def _verify(self, text: str) -> Presented | None:

@@ -22,12 +22,13 @@ ROOMS = {
     "policy": "",
     "http": "",
     "keys": "policy",
-    "tokens": "policy keys",
+    "recent": "",
+    "tokens": "policy keys recent",
     "values": "errors",
     "tracker": "errors events rotation signed store tokens values",
     "session": "errors events tracker values",
     "settings": "events keys policy",
-    "signed": "keys policy values",
+    "signed": "keys policy recent values",
     "cookies": "policy",
     "store": "values",
     "rotation": "tokens store policy events",
@@ -50,7 +51,7 @@ ROOMS = {
 # No I/O, no clock, no randomness: time and chance are arguments, so that every interleaving can be run in a test.
 PURE = {
     *("errors", "events", "policy", "http", "keys", "tokens", "values", "session", "signed", "cookies", "store"),
-    *("rotation", "tracker", "plan", "begun", "settings", "check"),
+    *("rotation", "tracker", "plan", "begun", "settings", "check", "recent"),
 }
 IMPURE_MODULES = {"anyio", "asyncio", "importlib", "logging", "motor", "os", "pymongo", "random", "secrets", "time"}
 IMPURE_CALLS = {"now", "utcnow", "today", "uuid1", "uuid4"}  # of datetime, date and uuid, which values are made of

@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 
 from mongosession.keys import KeyRing, Role
 from mongosession.policy import Timeouts
-from mongosession.signed import MAX_COOKIE, MAX_DATA, Opened, Signed, SignedCodec, expiry
+from mongosession.recent import Recent
+from mongosession.signed import MAX_COOKIE, MAX_DATA, ROOM, Opened, Signed, SignedCodec, expiry
 from mongosession.tokens import Token, TokenCodec
 from mongosession.values import MAX_DEPTH, load
 
@@ -68,14 +69,15 @@ TEXTS = [
 WINDOW = -12
 
 
-def written(signed: Signed) -> str:
-    text = CODEC.write(signed)
+def written(signed: Signed, codec: SignedCodec = CODEC) -> str:
+    text = codec.write(signed)
     assert text is not None
     return text
 
 
-def opened(text: str, codec: SignedCodec = CODEC) -> Opened:
-    result = codec.read(text)
+def opened(text: str, codec: SignedCodec | None = None) -> Opened:
+    """What a text holds, to a codec that remembers nothing unless it is named."""
+    result = (codec or SignedCodec(RING, NAME)).read(text)
     assert result is not None
     return result
 
@@ -386,7 +388,7 @@ def test_nor_is_any_spent_on_what_is_too_short(monkeypatch: pytest.MonkeyPatch) 
     for length in range(len(shortest)):
         assert CODEC.read(shortest[:length]) is None
     with pytest.raises(TypeError):
-        CODEC.read(shortest)
+        SignedCodec(RING, NAME).read(shortest)
 
 
 @fuzz
@@ -405,6 +407,111 @@ def test_keys_change_in_three_steps() -> None:
     again = SignedCodec(KeyRing([new, old]), NAME).write(PLAIN)
     assert again is not None
     assert opened(again, SignedCodec(KeyRing([new]), NAME))[2] is Role.PRIMARY
+
+
+# --------------------------------------------------------------------------------------------------- what is remembered
+
+
+def exact(result: Opened | None) -> Any:
+    """A form in which two results are equal where nobody can tell them apart."""
+    if result is None:
+        return None
+    signed, content, role = result
+    return [(type(part), repr(part)) for part in signed], signed.data, alike(content), stored(content), role
+
+
+@fuzz
+@given(SIGNED)
+def test_what_is_remembered_is_what_was_read(signed: Signed) -> None:
+    codec, text = SignedCodec(RING, NAME), written(signed)
+    assert [exact(codec.read(text)) for _ in range(3)] == [exact(opened(text))] * 3
+
+
+@pytest.mark.parametrize("value", KINDS, ids=repr)
+def test_every_kind_of_value_is_remembered_as_it_was_read(value: Any) -> None:
+    codec, text = (
+        SignedCodec(RING, NAME),
+        written(PLAIN._replace(data=stored({"key": value, "a": [value, {"b": value}]}))),
+    )
+    for _ in range(3):
+        result = opened(text, codec)
+        assert exact(result) == exact(opened(text))
+        assert type(result[1]["key"]) is type(value)
+
+
+def test_what_is_remembered_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, text = SignedCodec(RING, NAME), written(DEFLATED)
+    opened(text, codec)
+    monkeypatch.setattr("mongosession.signed.a2b_base64", None)
+    assert opened("".join(text), codec) == (DEFLATED, load(DEFLATED.data), Role.PRIMARY)
+
+
+def test_content_has_containers_of_its_own_each_time() -> None:
+    data = {"list": [1, [2], {"a": 3}], "dict": {"b": [4]}, "plain": "x"}
+    codec, text = SignedCodec(RING, NAME), written(PLAIN._replace(data=stored(data)))
+    for _ in range(3):
+        content = opened(text, codec)[1]
+        assert content == data
+        content["list"][1].append("mine")
+        content["dict"]["b"].append("mine")
+        content["mine"] = 1
+
+
+def test_what_an_old_key_signed_is_remembered_as_such() -> None:
+    old, new = b"o" * 32, b"n" * 32
+    text = written(PLAIN, SignedCodec(KeyRing([old]), NAME))
+    for ring, role in ((KeyRing([new, old]), Role.OLD), (KeyRing([new], [old]), Role.NEXT)):
+        codec = SignedCodec(ring, NAME)
+        assert [opened(text, codec)[2] for _ in range(3)] == [role] * 3
+
+
+def test_what_one_codec_remembers_is_nothing_to_another() -> None:
+    text = written(PLAIN)
+    opened(text, CODEC)
+    assert SignedCodec(RING, "other").read(text) is None
+    assert SignedCodec(KeyRing([b"n" * 32]), NAME).read(text) is None
+
+
+def test_nothing_is_remembered_that_is_refused() -> None:
+    codec, text = SignedCodec(RING, NAME), TEXTS[0]
+    bad = [f"{text[:-9]}{number:08}A" for number in range(100)]
+    bad += [
+        TEXTS[1][:-1] + "_",
+        text + "A",
+        holding(TWICE),
+        holding(b"a"),
+        holding(b"", flags=8),
+        holding(b"", flags=1),
+    ]
+    bad += [text_of(b"\x03" + raw_of(text)[1:-16]), holding_data(nested(MAX_DEPTH + 1))]
+    for _ in range(2):
+        assert [codec.read(each) for each in bad] == [None] * len(bad)
+    assert len(remembered(codec)) == 0
+    opened(text, codec)
+    assert len(remembered(codec)) == 1
+
+
+def remembered(codec: SignedCodec) -> Recent[Any]:
+    return codec._recent  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize(
+    "data", [stored({"a": "b"}), stored({"a": "b" * 900}), stored({"\U0001f375": [{}] * 60})], ids=len
+)
+def test_so_much_is_remembered_and_no_more(data: bytes) -> None:
+    codec = SignedCodec(RING, NAME)
+    tracemalloc.start()
+    try:
+        count = 2 * ROOM // (1024 + len(data))
+        for number in range(count):
+            opened(written(PLAIN._replace(sid=number.to_bytes(16), data=data)), codec)
+        held, _ = tracemalloc.get_traced_memory()
+        assert 100 < len(remembered(codec)) < count / 2
+        del codec
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held - left < ROOM
 
 
 # ------------------------------------------------------------------------- what a right MAC does not make right at once
