@@ -8,6 +8,9 @@ from types import TracebackType
 class Deadlines:
     """Deadlines of one length. ``with deadlines.next(): await ...`` raises ``TimeoutError`` where that takes longer.
 
+    For one event loop, as a database client is; one after the other are no harm. (Where several take turns, the timers
+    of each stay until they are due.)
+
     Args:
         seconds: how long.
     """

@@ -284,13 +284,13 @@ class SessionEngine:
             sent: see ``commit``.
         """
         about = tracker(session)
+        # First of all: a write under way may begin the session, or fail and leave its changes to be done yet.
+        if about.pending is not None and not about.pending.done():
+            return None
         if about.asked or status >= 500 or about.owed is not None or not about.unchanged(session):
             return None
-        if about.record is not None:
-            if about.pending is not None and not about.pending.done():  # where that fails, its changes are to be done
-                return None
-            if sent and self._clock() >= touch_at(about.record, self.terms.timeouts):
-                return None
+        if sent and about.record is not None and self._clock() >= touch_at(about.record, self.terms.timeouts):
+            return None
         about.answered = True
         return [("Vary", "Cookie")] if about.accessed and not sent else []
 

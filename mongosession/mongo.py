@@ -142,7 +142,6 @@ class MongoStore:
             "filter": None,
             "limit": 1,
             "singleBatch": True,
-            "readConcern": {"level": "local"},
             "maxTimeMS": max(1, int(timeout * 1000)),
         }
         # A look-up tells the server its deadline itself: a call that can be cancelled needs none of the driver's beside
@@ -200,7 +199,8 @@ class MongoStore:
 
     async def load(self, id: bytes) -> Record | None:
         """See ``Store.load``."""
-        command = {**self._find, "filter": {"_id": id}}
+        # The driver may write into the command: of what holds others each has its own.
+        command = {**self._find, "filter": {"_id": id}, "readConcern": {"level": "local"}}
         with self._lean or self._errors():
             with (self._deadlines if self._cancellable else self._later).next():
                 answer = await self._look_up(command)

@@ -283,10 +283,17 @@ MUTANTS = (
     ),
     Mutant(
         "engine",
-        "if sent and self._clock() >= touch_at(",
-        "if sent and self._clock() > touch_at(",
+        "and self._clock() >= touch_at(about.record",
+        "and self._clock() > touch_at(about.record",
         "settled",
         "a connection that lives on is seen, and its session with it",
+    ),
+    Mutant(
+        "engine",
+        "        if about.pending is not None and not about.pending.done():\n            return None\n",
+        "",
+        "settled",
+        "what is under way may begin a session, whose token is owed",
     ),
     Mutant(
         "engine",

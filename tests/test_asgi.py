@@ -1,6 +1,7 @@
 """The ASGI middleware as an ASGI callable, in process: which messages it holds, adds to, replaces and lets pass."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -133,6 +134,34 @@ async def test_a_response_without_a_body_is_started_when_the_application_returns
     answer = await site.visit(app)
     assert answer.types == ["start"]
     assert await site.stored() == {"seen": True}
+
+
+@pytest.mark.parametrize("stores", [True, False])
+async def test_messages_may_be_made_before_the_first_is_awaited(site: Site, *, stores: bool) -> None:
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        if stores:
+            scope["session"]["seen"] = True
+        messages: list[dict[str, Any]] = [
+            {"type": "http.response.start", "status": 200, "headers": []},
+            {"type": "http.response.body", "body": b"a", "more_body": True},
+            {"type": "http.response.body", "body": b"b", "more_body": True},
+            {"type": "http.response.body", "body": b"c"},
+        ]
+        for sending in [send(message) for message in messages]:
+            await sending
+
+    answer = await site.visit(app)
+    assert answer.types == ["start", "body", "body", "body"]
+    assert answer.body == b"abc"
+
+
+async def test_send_is_marked_as_asynchronous(site: Site) -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        assert inspect.iscoroutinefunction(send)
+        await start(send)
+        await body(send)
+
+    await site.visit(app)
 
 
 async def test_headers_may_be_left_out(site: Site) -> None:

@@ -27,7 +27,7 @@ from mongosession.store import ENDED
 from mongosession.testing import Browser, Exchange, HandClock, seeded
 from mongosession.values import EMPTY, dump
 
-from .world import KEY, World, away
+from .world import KEY, Held, World, away
 
 NEW_KEY = "n" * 32
 
@@ -489,26 +489,6 @@ async def test_a_save_that_failed_can_be_tried_again(world: World) -> None:
     session.increment("hits")
     assert await session.save()
     assert (await world.read())["hits"] == 2
-
-
-class Held:
-    """A database that answers when it is told to: ``world.store.around = Held()``.
-
-    Args:
-        away: whether it turns out to be away then.
-    """
-
-    def __init__(self, *, away: bool = False) -> None:
-        self.asked, self.answer = asyncio.Event(), asyncio.Event()
-        self._away = away
-
-    @asynccontextmanager
-    async def __call__(self, call: str) -> AsyncGenerator[None]:
-        self.asked.set()
-        await self.answer.wait()
-        if self._away:
-            raise StoreUnavailable("away")
-        yield
 
 
 async def test_what_several_saves_did_not_manage_can_be_tried_again(world: World) -> None:

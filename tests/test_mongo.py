@@ -643,6 +643,30 @@ async def test_why_the_database_is_away(driver: str, call: Callable[[MongoStore]
                 await call(store)
 
 
+async def test_what_the_driver_adds_to_a_look_up_is_not_there_in_the_next(
+    collection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a transaction that is bound to the context it adds the time of the cluster."""
+    store, commands = MongoStore(collection), list[dict[str, Any]]()
+    database = collection.database
+
+    class Adding:
+        client = database.client
+
+        async def command(self, command: dict[str, Any], **options: Any) -> Any:
+            commands.append(
+                {name: dict(value) if isinstance(value, dict) else value for name, value in command.items()}
+            )
+            answer = await database.command(command, **options)
+            command["readConcern"]["afterClusterTime"] = command["comment"] = "later"
+            return answer
+
+    monkeypatch.setattr(store, "_database", Adding())
+    for _ in range(2):
+        assert await store.load(b"x" * 16) is None
+    assert commands[0] == commands[1]
+
+
 # Construction.
 
 

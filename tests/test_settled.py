@@ -1,5 +1,6 @@
 """``settled``: where it says that there is nothing to commit, a commit would do nothing, and say the same."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from mongosession import Rotation, Session
 from mongosession.session import tracker
 
-from .world import KEY, World
+from .world import KEY, Held, World
 
 DATA = {"n": 1, "basket": ["tea"]}
 
@@ -176,6 +177,38 @@ async def test_most_requests_are_settled(state: Callable[[World], Any], use: str
     world, session = await opened(state, use, "database", lost=False, repeated=False)
     assert world.engine.settled(session) == ([] if use == "nothing" else [("Vary", "Cookie")])
     assert world.engine.settled(session, sent=True) == []
+
+
+@pytest.mark.parametrize("state", [nobody, forged, a_visitor, late], ids=lambda state: state.__name__)
+@pytest.mark.parametrize("use", ["a value", "logged in", "logged out"])
+async def test_nothing_is_settled_while_a_write_is_under_way(state: Callable[[World], Any], use: str) -> None:
+    world, session = await opened(state, use, "database", lost=False, repeated=False)
+    world.store.around = held = Held()
+    commit = asyncio.create_task(world.engine.commit(session))
+    await asyncio.wait({commit, asyncio.create_task(held.asked.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if commit.done():  # nothing is written, so nothing is under way
+        return
+    commit.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await commit
+    for how in WAYS.values():
+        assert world.engine.settled(session, **how) is None
+    held.answer.set()
+    again = await world.engine.commit(session)
+    assert ("Set-Cookie" in dict(again)) is (use != "a value" or state is not a_visitor)
+
+
+async def test_a_write_that_fails_while_it_is_asked_leaves_something_to_do() -> None:
+    """Under WSGI the question and the write are on different threads."""
+    world, session = await opened(a_visitor, "nothing", "database", lost=False, repeated=False)
+
+    class Failing:
+        def done(self) -> bool:
+            session["n"] = 2  # what it wrote is to be done again
+            return True
+
+    tracker(session).pending = Failing()
+    assert world.engine.settled(session) is None
 
 
 async def test_a_connection_that_lives_on_is_not_settled_once_it_should_be_seen_again() -> None:

@@ -1,5 +1,6 @@
 """A site over the memory store, its clock, its events and a browser: what tests of the engine begin with."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from random import Random
@@ -31,6 +32,26 @@ class Memory(MemoryStore):
         records = list(self._records.items())
         Random(seed).shuffle(records)
         self._records = dict(records)
+
+
+class Held:
+    """A database that answers when it is told to: ``world.store.around = Held()``.
+
+    Args:
+        away: whether it turns out to be away then.
+    """
+
+    def __init__(self, *, away: bool = False) -> None:
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+        self._away = away
+
+    @asynccontextmanager
+    async def __call__(self, call: str) -> AsyncGenerator[None]:
+        self.asked.set()
+        await self.answer.wait()
+        if self._away:
+            raise StoreUnavailable("away")
+        yield
 
 
 class World:

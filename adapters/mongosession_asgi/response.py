@@ -36,29 +36,30 @@ class Response:
         self._answered = False
         self._replaced = False  # by a 503: the application's own messages are dropped
 
-    def send(self, message: Message) -> Awaitable[None]:
+    async def send(self, message: Message) -> None:
         """Pass a message on, the session's headers and writes in their places."""
         kind = message["type"]
         if kind == self._start:
             if not self._replaced:
                 self._held, self._status = message, message["status"]
-            return _nothing()
+            return
         if self._held is not None:
-            return self._answer(self._held, message)
-        if self._replaced:
-            return _nothing()
-        if self._answered and kind == self._body and not message.get("more_body", False):
-            return self._finish(message)
-        return self._send(message)
+            await self._answer(self._held)
+        elif self._answered and kind == self._body and not message.get("more_body", False):
+            rest = self.rest()
+            if rest is not None:
+                await rest
+        if not self._replaced:
+            await self._send(message)
 
-    def rest(self) -> Awaitable[None] | None:
+    def rest(self) -> Awaitable[object] | None:
         """The application has returned: what it stored since the last message is to be written. None where there is
         nothing to do."""
         if self._held is not None:
             return self._answer(self._held)
         if self._replaced or self._engine.settled(self.session, status=self._status, sent=True) is not None:
             return None
-        return self._finish()
+        return self._engine.commit(self.session, status=self._status, sent=True)
 
     async def refuse(self, error: StoreUnavailable) -> None:
         """Answer that the database is away: 503 with ``Retry-After``. No cookie is touched."""
@@ -76,8 +77,8 @@ class Response:
         await self._send({"type": self._start, "status": 503, "headers": headers})
         await self._send({"type": self._body, "body": body})
 
-    async def _answer(self, message: Message, *more: Message) -> None:
-        """Commit, and let the headers go, with what comes after them."""
+    async def _answer(self, message: Message) -> None:
+        """Commit, and let the headers go."""
         self._held = None
         engine, session = self._engine, self.session
         added = engine.settled(session, status=self._status)
@@ -93,18 +94,6 @@ class Response:
                 return
         self._answered = True
         await self._send(_with_headers(message, added) if added else message)
-        for each in more:
-            await self._send(each)
-
-    async def _finish(self, *last: Message) -> None:
-        """Write what was stored after the headers had gone."""
-        await self._engine.commit(self.session, status=self._status, sent=True)
-        for each in last:
-            await self._send(each)
-
-
-async def _nothing() -> None:
-    """To be awaited where there is nothing to do."""
 
 
 def _cache_control(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
@@ -147,8 +136,9 @@ class Handshake(Response):
         extensions: dict[str, Any] = scope.get("extensions") or {}
         self._refusable = "websocket.http.response" in extensions
 
-    def send(self, message: Message) -> Awaitable[None]:
+    async def send(self, message: Message) -> None:
         """Pass a message on, the session's headers and writes in their places."""
         if message["type"] != "websocket.accept":
-            return super().send(message)
-        return _nothing() if self._replaced else self._answer(message)
+            await super().send(message)
+        elif not self._replaced:
+            await self._answer(message)
