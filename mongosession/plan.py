@@ -10,7 +10,6 @@ The rules are those of the protocol's "Writing", "Renewal" and "Ending":
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mongosession.errors import DataError
@@ -35,8 +34,7 @@ TOUCHES = 10
 _IN_COOKIE = "the session lives in its cookie, and the headers are gone"
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """The settings that a plan depends on; ``signed`` where sessions of nobody live in their cookies."""
 
     rotation: Rotation

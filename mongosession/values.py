@@ -62,7 +62,7 @@ IMMUTABLE = frozenset(
 """Types whose values cannot change under our hands, and need no look inside: the same object is the same value."""
 
 _PERCENT, _DOLLAR = b"%$"  # a byte is found sooner as a number
-_UNSAFE = re.compile("[%.$\0\ud800-\udfff]")
+_UNSAFE = "[%.$\0\ud800-\udfff]"  # compiled where it is asked for: that takes long, and most keys are identifiers
 # What encode_name writes, the empty key's name behind its type; lengths and numbers hold a % by chance.
 _ESCAPED = re.compile(rb"%(?:2[45E]|00|u|(?<=[\x01-\x13\x7f\xff]%)\0)")
 _OPENINGS = b"\x03\x04\x0f"  # the types that hold others: document, array, code with scope
@@ -120,9 +120,9 @@ def encode_name(key: str) -> str:
     something else (a member of ``class Key(str, Enum)`` does), and names become parts of paths."""
     if type(key) is str and key.isidentifier():  # as most are, and none of these has anything to escape
         return key
-    if key and not _UNSAFE.search(key):
+    if key and not re.search(_UNSAFE, key):
         return str.__str__(key)
-    return _UNSAFE.sub(lambda match: _escape(match[0]), key) or "%"
+    return re.sub(_UNSAFE, lambda match: _escape(match[0]), key) or "%"
 
 
 def decode_name(name: str) -> str:

@@ -473,8 +473,8 @@ MUTANTS = (
     ),
     Mutant(
         "values",
-        're.compile("[%.$',
-        're.compile("[%.',
+        '_UNSAFE = "[%.$',
+        '_UNSAFE = "[%.',
         "values",
         "no key of a user's is ever an operator",
     ),

@@ -1,7 +1,6 @@
 """What a commit writes and what it sends, decided for each case: the plans are values, and compared as such."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -268,7 +267,7 @@ def test_only_the_newest_token_is_signed_again() -> None:
 
 
 def test_a_token_sent_carries_the_deadline_of_the_present_settings() -> None:
-    terms = replace(TERMS, timeouts=Timeouts(absolute=86400))
+    terms = TERMS._replace(timeouts=Timeouts(absolute=86400))
     until = deadline(NOW - AGE, 86400)
     assert decide(due(), terms).offer == offered(G + 1, G + 1, deadline=until)
     assert decide(behind(1), terms).offer == offered(G, deadline=until)
@@ -348,7 +347,7 @@ def test_a_change_is_one_write(change: Change, delta: Delta) -> None:
     assert decide(session, sent=True) == Plan(update=write(data=delta), essential=True)
 
 
-LARGE = replace(TERMS, max_data=100)
+LARGE = TERMS._replace(max_data=100)
 
 
 @pytest.mark.parametrize("make", [no_session, a_session, due])
@@ -370,9 +369,9 @@ def test_the_limit_is_the_last_size_that_is_taken() -> None:
     session = no_session()
     session["x"] = "x" * 80
     size = len(stored(session))
-    assert decide(session, replace(TERMS, max_data=size), random=DRAWN).create == creation({"x": "x" * 80})
+    assert decide(session, TERMS._replace(max_data=size), random=DRAWN).create == creation({"x": "x" * 80})
     with pytest.raises(DataError, match="limit"):
-        decide(session, replace(TERMS, max_data=size - 1), random=DRAWN)
+        decide(session, TERMS._replace(max_data=size - 1), random=DRAWN)
 
 
 def test_data_over_the_limit_may_shrink() -> None:
