@@ -105,16 +105,16 @@ def _cache_control(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 _REPEATABLE = (list, tuple)
 
 
+_NAMES = {"Vary": b"vary", "Set-Cookie": b"set-cookie", "Cache-Control": b"cache-control"}  # all that a commit returns
+
+
 def _with_headers(message: Message, added: Iterable[tuple[str, str]]) -> Message:
     """A message with more headers; a Cache-Control of ours replaces its own."""
     headers: list[tuple[bytes, bytes]] = list(message.get("headers") or ())
     for name, value in added:
-        if name == "Vary":  # most have this one, and no other
-            headers.append((b"vary", value.encode("latin-1")))
-            continue
         if name == "Cache-Control":
             headers = [each for each in headers if each[0].lower() != b"cache-control"]
-        headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+        headers.append((_NAMES[name], value.encode("latin-1")))
     return {**message, "headers": headers}
 
 
