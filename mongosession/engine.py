@@ -210,7 +210,7 @@ class SessionEngine:
         values = cookies.read(cookie, self.cookie.name) if cookie else None
         if not values:
             return begin(about)
-        now = int(self._clock() * 1000) / 1000  # as `_now`, which is one call more
+        now = self._now()
         presented = self._codec.read(values[0], now) if len(values) == 1 else None
         others: list[Presented] = []
         if presented is None:
@@ -521,7 +521,7 @@ class SessionEngine:
             about.lose()
 
     def _now(self) -> float:
-        return self._clock() * 1000 // 1 / 1000  # BSON keeps milliseconds
+        return int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
 
     def _found(self, values: list[str], now: float) -> list[Presented] | Opened | None:
         """The tokens that verify, or what lives in a cookie, if all of it is of one session."""

@@ -279,12 +279,11 @@ class Tracker:
             if known is _MISSING:
                 new += 1
             else:
-                before = element_size(name, known)
-                size -= self._size_before(key) if before is None else before
+                size -= self._size_before(key, name)
         gone: list[str] = []
         if dict.__len__(data) - new < len(base):
             gone = [key for key in base if not dict.__contains__(data, key)]
-            size -= sum(map(self._size_before, gone))
+            size -= sum(self._size_before(key, encode_name(key)) for key in gone)
         if self.replaced:
             delta = Delta(replace=put)
         elif sizes or gone:
@@ -484,7 +483,7 @@ class Tracker:
         self._encodings = {**self._encodings, key: encoding}
         return encoding
 
-    def _size_before(self, key: str) -> int:
-        """Bytes of the element of a key of the base."""
-        takes = element_size(encode_name(key), self.base[key])
+    def _size_before(self, key: str, name: str) -> int:
+        """Bytes of the element of a key of the base, whose encoded name this is."""
+        takes = element_size(name, self.base[key])
         return len(self._before(key)) - _FRAME if takes is None else takes

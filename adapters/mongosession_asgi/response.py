@@ -53,8 +53,8 @@ class Response:
             await self._send(message)
 
     def rest(self) -> Awaitable[object] | None:
-        """The application has returned: what it stored since the last message is to be written. None where there is
-        nothing to do."""
+        """What the application stored since the last message, to be awaited: at the end of its body, and when it has
+        returned. None where there is nothing to write."""
         if self._held is not None:
             return self._answer(self._held)
         if self._replaced or self._engine.settled(self.session, status=self._status, sent=True) is not None:
@@ -103,8 +103,6 @@ def _cache_control(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 
 _REPEATABLE = (list, tuple)
-
-
 _NAMES = {"Vary": b"vary", "Set-Cookie": b"set-cookie", "Cache-Control": b"cache-control"}  # all that a commit returns
 
 
