@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from mongosession.keys import KeyRing
+from mongosession.policy import Timeouts
 from mongosession.signed import Signed, SignedCodec
 from mongosession.values import dump
 
@@ -86,7 +87,7 @@ def samples() -> Mapping[str, dict[str, Any]]:
 
 def mongosession() -> Callable[[dict[str, Any]], str]:
     """Ours, under a sid and at times that change nothing of the length."""
-    codec = SignedCodec(KeyRing([KEY]), "__Host-session")
+    codec = SignedCodec(KeyRing([KEY]), "__Host-session", Timeouts())
 
     def write(data: dict[str, Any]) -> str:
         text = codec.write(Signed(bytes(range(100, 116)), 1790000000.123, 1790000100.456, dump(data)))

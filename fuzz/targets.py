@@ -18,6 +18,7 @@ from mongosession.errors import DataError
 from mongosession.events import Verdict
 from mongosession.keys import KeyRing
 from mongosession.memory import MemoryStore
+from mongosession.policy import Timeouts
 from mongosession.signed import MAX_DATA, Signed, SignedCodec
 from mongosession.signed import VERSION as SIGNED_VERSION
 from mongosession.store import Record
@@ -43,7 +44,7 @@ NAME = "__Host-session"
 NOW = 4_000_000_000.0
 RING = KeyRing([KEY])
 TOKENS = TokenCodec(RING, NAME)
-DATA = SignedCodec(RING, NAME)
+DATA = SignedCodec(RING, NAME, Timeouts())
 
 T = TypeVar("T")
 
@@ -169,7 +170,7 @@ def signed(data: bytes) -> None:
     if opened is None:
         return
     assert kind != 0 or text == VISITORS
-    session, content, _ = opened
+    session, _, _, content, _ = opened
     assert len(session.data) <= MAX_DATA
     assert load(session.data).keys() == content.keys()
     written = DATA.write(session)

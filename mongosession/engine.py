@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from math import floor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, Unpack
 
 from mongosession import cookies
@@ -29,18 +30,15 @@ from mongosession.plan import (
     Terms,
     Update,
     ending,
-    in_cookie,
     plan,
     too_large,
-    touch_at,
 )
 from mongosession.policy import Cookie, Rotation, Timeouts
-from mongosession.rotation import CURRENT, FORGED, Judgement, expiry, judge, plainly
+from mongosession.rotation import CURRENT, FORGED, IN_COOKIE, Judgement, expiry, judge, touch_at
 from mongosession.session import Session, begin, tracker
 from mongosession.signed import Opened, SignedCodec
-from mongosession.signed import expiry as cookie_expiry
 from mongosession.store import COPIED, REVOKED, SURPLUS, Record, Stamp, Store, changed
-from mongosession.tokens import Presented, TokenCodec, session_id
+from mongosession.tokens import Presented, TokenCodec
 from mongosession.tracker import Calls, Kept, Owed, State, Tracker
 from mongosession.values import EMPTY, decode_name, encode, encode_name, load, prepare
 
@@ -120,9 +118,9 @@ class SessionEngine:
         self.store = store
         self.cookie = cookie
         self.keys = KeyRing(keys, next_keys)
-        signed = SignedCodec(self.keys, cookie.name) if anonymous == "cookie" else None
-        self.terms = Terms(rotation, timeouts, max_data, signed)
         self._codec = TokenCodec(self.keys, cookie.name)
+        self._signed = SignedCodec(self.keys, cookie.name, timeouts) if anonymous == "cookie" else None
+        self.terms = Terms(rotation, timeouts, max_data, self._signed)
         self._max_sessions = max_sessions
         self._write = write
         self._log = EventLog(clock, on_event)
@@ -200,29 +198,74 @@ class SessionEngine:
         Raises:
             StoreUnavailable: the database did not answer within the deadline.
         """
+        opening = self.opening(cookie, tokens=tokens, large_body=large_body, on_outage=on_outage)
+        return opening if isinstance(opening, Session) else await opening
+
+    def opening(
+        self,
+        cookie: str | Sequence[str] | None,
+        *,
+        tokens: bool = True,
+        large_body: bool = False,
+        on_outage: Literal["raise", "anonymous"] = "raise",
+    ) -> Session | Coroutine[Any, Any, Session]:
+        """What ``open`` gives, at once where nothing has to be waited for: no cookie, one that does not verify, or a
+        session that lives in it; so that an adapter need not await it then. Else the rest of ``open``, to be awaited.
+
+        Args:
+            cookie: see ``open``.
+            tokens: see ``open``.
+            large_body: see ``open``.
+            on_outage: see ``open``.
+        """
         about: Tracker = _new(Tracker)
         about.calls = self._calls
         # As in the class; but each of them is asked for more than once, and an object's own are found sooner.
         about.asked = about.accessed = about.written = about.lent = False
-        about.record = about.owed = about.pending = None
+        about.record = about.signed = about.owed = about.pending = None
         if not tokens:
             about.tokens = False
         values = cookies.read(cookie, self.cookie.name) if cookie else None
         if not values:
             return begin(about)
         now = self._now()
-        presented = self._codec.read(values[0], now) if len(values) == 1 else None
-        others: list[Presented] = []
-        if presented is None:
-            found = self._found(values, now) if len(values) > 1 or self.terms.signed is not None else None
-            if isinstance(found, list):
-                presented, *others = found
-            elif found is not None:
-                self._hold_cookie(about, found, now)
-                return begin(about)
-            else:
-                about.judgement = FORGED
-                return begin(about)
+        if len(values) > 1:
+            return self._open_one_of(about, values, now, large_body, on_outage)
+        presented = self._codec.read(values[0], now)
+        if presented is not None:
+            return self._load(about, presented, now, large_body, on_outage)
+        opened = self._kept(values[0], now)
+        if opened is not None:
+            self._hold_cookie(about, opened, now)
+        else:
+            about.judgement = FORGED
+        return begin(about)
+
+    async def _open_one_of(
+        self, about: Tracker, values: list[str], now: float, large_body: bool, on_outage: Literal["raise", "anonymous"]
+    ) -> Session:
+        """Of several cookies of ours, as a parent domain or a cookie jar that went wrong brings them. (A coroutine all
+        the same, so that its event is raised on the event loop.)"""
+        found = self._found(values, now)
+        if isinstance(found, list):
+            return await self._load(about, found[0], now, large_body, on_outage, found)
+        if found is not None:
+            self._hold_cookie(about, found, now)
+        else:
+            about.judgement = FORGED
+        return begin(about)
+
+    async def _load(
+        self,
+        about: Tracker,
+        presented: Presented,
+        now: float,
+        large_body: bool,
+        on_outage: Literal["raise", "anonymous"],
+        rivals: Sequence[Presented] = (),
+    ) -> Session:
+        """The session that a token names, if the store has it and the token opens it; or the best one of its rivals,
+        which name the same."""
         token, role, session = presented
         try:
             record = await self.store.load(session)
@@ -232,8 +275,8 @@ class SessionEngine:
             self._emit(Event(EventKind.STORE_FAILED, session.hex(), reason=str(error)))
             about.judgement, about.tokens = Judgement(Verdict.UNAVAILABLE, now), False
             return begin(about)
-        if others:
-            token, role, _ = max((presented, *others), key=lambda each: _preference(each, record))
+        if rivals:
+            token, role, _ = max(rivals, key=lambda each: _preference(each, record))
         about.judgement = judged = judge(token, record, now, self.terms.rotation, self.terms.timeouts, large_body)
         about.token = token
         if record is not None and (judged.verdict is CURRENT or judged.opens):
@@ -289,7 +332,12 @@ class SessionEngine:
             return None
         if about.asked or status >= 500 or about.owed is not None or not about.unchanged(session):
             return None
-        if sent and about.record is not None and self._clock() >= touch_at(about.record, self.terms.timeouts):
+        if (
+            sent
+            and about.signed is None  # else no cookie can be moved any more
+            and about.record is not None
+            and self._clock() >= touch_at(about.record, self.terms.timeouts)
+        ):
             return None
         about.answered = True
         return [("Vary", "Cookie")] if about.accessed and not sent else []
@@ -446,7 +494,7 @@ class SessionEngine:
         before = about.state() if early or sent else None  # those may be tried again
         if decided.revert:
             about.revert(session)
-        about.settle(session, decided.difference, early=early, writes=not early or decided.writes)
+        about.settle(session, decided.difference, kept=decided.keep, early=early, writes=not early or decided.writes)
         for event in decided.events:
             self._emit(event)
         headers: Headers = [("Vary", "Cookie")] if decided.vary else []
@@ -521,10 +569,10 @@ class SessionEngine:
             about.lose()
 
     def _now(self) -> float:
-        return int(self._clock() * 1000) / 1000  # BSON keeps milliseconds
+        return floor(self._clock() * 1000) / 1000  # BSON keeps milliseconds
 
     def _found(self, values: list[str], now: float) -> list[Presented] | Opened | None:
-        """The tokens that verify, or what lives in a cookie, if all of it is of one session."""
+        """The tokens that verify, or what lives in a cookie, if all of it is of one session; else None."""
         tokens: list[Presented] = []
         kept: list[Opened] = []
         for value in values:
@@ -534,7 +582,7 @@ class SessionEngine:
                 kept.append(opened)
         if len(tokens) + len(kept) == 1:
             return kept[0] if kept else tokens
-        ids = {each.id for each in tokens} | {session_id(signed.sid) for signed, _, _ in kept}
+        ids = {each.id for each in tokens} | {record.id for _, record, *_ in kept}
         if len(ids) > 1:
             listed = ", ".join(sorted(each.hex() for each in ids))
             self._emit(Event(EventKind.SEVERAL_COOKIES, reason=f"valid cookies of several sessions: {listed}"))
@@ -542,18 +590,17 @@ class SessionEngine:
         return max(kept, key=lambda each: each[0].seen_at) if kept else tokens or None
 
     def _kept(self, value: str, now: float) -> Opened | None:
-        opened = self.terms.signed.read(value) if self.terms.signed is not None else None
-        lives = opened is not None and now < cookie_expiry(opened[0], self.terms.timeouts)
-        return opened if lives else None
+        """What lives in a cookie, where sessions may and it has not ended."""
+        opened = self._signed.read(value) if self._signed is not None else None
+        return opened if opened is not None and now < opened[1].expires_at else None
 
     def _hold_cookie(self, about: Tracker, opened: Opened, now: float) -> None:
         """The request holds a session that lives in its cookie: the database is not asked."""
-        about.signed, content, role = opened
-        about.judgement = plainly(CURRENT, now)
-        record = in_cookie(about.signed, self.terms.timeouts)
+        about.signed, record, due, content, role = opened
+        about.judgement, about.came = IN_COOKIE, now
         about.hold(record, content)
         about.resend = role is OLD
-        about.asked = about.resend or now >= touch_at(record, self.terms.timeouts)
+        about.asked = about.resend or now >= due
 
     async def _note(self, about: Tracker, judged: Judgement, record: Record | None) -> None:
         """What is rare and raises an event; the revocation of a copied session among it."""
@@ -629,6 +676,8 @@ class SessionEngine:
         """What the headers have to bring where the store has nothing to do with it."""
         if decided.keep is not None:
             about.record, about.signed = decided.keep.record, decided.keep.signed
+            if self._signed is not None:  # as always where there is something to keep
+                self._signed.remember(decided.keep.text, about.signed, about.record)
             return decided.keep
         if decided.forget:
             about.record = about.signed = None

@@ -15,23 +15,19 @@ from typing import Any, NamedTuple
 from mongosession.errors import DataError
 from mongosession.events import Event, EventKind, Verdict
 from mongosession.policy import Rotation, Timeouts
-from mongosession.rotation import AHEAD, CURRENT, expiry
+from mongosession.rotation import AHEAD, CURRENT, expiry, touch_at
 from mongosession.session import Session, tracker
-from mongosession.signed import Signed, SignedCodec
-from mongosession.signed import expiry as cookie_expiry
+from mongosession.signed import Signed, SignedCodec, in_cookie
 from mongosession.store import DESTROYED, ENDED, Changes, Record, Stamp
 from mongosession.tokens import EPOCH_BYTES, SID_BYTES, Token, deadline, session_id
 from mongosession.tracker import FRESH, Difference, Kept, Life, Renewal, Tracker
-from mongosession.values import Delta, dump, encode_name, prepare
+from mongosession.values import IMMUTABLE, Delta, dump, encode_name, prepare
 
 AFTER_LATENESS = 300.0
 """Seconds for which an ended document is kept once no straggler can be late any more."""
 
-TOUCHES = 10
-"""The time of the last request is written this many times per idle timeout at most."""
-
-
 _IN_COOKIE = "the session lives in its cookie, and the headers are gone"
+_FORCED = (Event(EventKind.FORCED_NO_STORE, reason="a cookie in a public or prefetched response"),)
 
 
 class Terms(NamedTuple):
@@ -156,6 +152,10 @@ def plan(
         DataError: the session holds what cannot be stored, or more than the limit.
     """
     about = tracker(session)
+    if about.signed is not None and not sent and not early:
+        decided = _stay(about, session, terms, succeeds=status < 500, may_send=about.tokens and not public)
+        if decided is not None:
+            return decided
     difference = _measured(about, session, terms.max_data) if status < 500 else None
     if status < 500 and not _due(about, terms, now, sent=sent, early=early):
         if difference is None:
@@ -182,7 +182,7 @@ def plan(
     if about.intent == "destroy":
         decided = _end(about, case)
     elif about.signed is not None and about.record is not None:
-        decided = _stay_or_move(about, about.record, about.signed, case)
+        decided = _move(about, about.record, case)
     elif about.record is not None and case.renewal is not None:
         decided = _renew(about, about.record, case, case.renewal)
     elif about.record is not None:
@@ -221,13 +221,6 @@ def _due(about: Tracker, terms: Terms, now: float, *, sent: bool, early: bool) -
     return seen_at >= touch_at(record, terms.timeouts) or (early and about.signed is not None)
 
 
-def touch_at(record: Record, timeouts: Timeouts) -> float:
-    """When the time of the last request is due to be written again, or the session has ended: seconds since 1970."""
-    due = record.seen_at + (timeouts.idle if record.idle is None else record.idle) / TOUCHES
-    end = record.created_at + timeouts.absolute
-    return due if due < end else end  # noqa: FURB136  # `min` takes five times the steps
-
-
 class _Case:
     """What all the cases below have to know; nobody changes it once it is filled in."""
 
@@ -255,6 +248,11 @@ class _Case:
     def keys(self) -> tuple[str, ...]:
         """The session keys that changed."""
         return self.difference.keys if self.difference is not None else ()
+
+    @property
+    def forced(self) -> tuple[Event, ...]:
+        """A new cookie has to go out, whatever the response says of itself: it is kept from caches, with an event."""
+        return () if self.may_send or self.early else _FORCED
 
 
 def _measured(about: Tracker, session: Session, max_data: int) -> Difference | None:
@@ -326,7 +324,7 @@ def _renew(about: Tracker, record: Record, case: _Case, renewal: Renewal) -> Pla
         instead=_creation(case, dump(own), renewal.subject) if renewal.logs_in else None,
         offer=Offer(token, Stamp(epoch, 0)),
         essential=True,
-        events=_forced(case),
+        events=case.forced,
     )
 
 
@@ -343,7 +341,7 @@ def _write(about: Tracker, record: Record, case: _Case) -> Plan:
     events: tuple[Event, ...] = ()
     if isinstance(about.owed, Token) and not case.early and not case.sent:
         offer = Offer(about.owed, Stamp(record.epoch, record.generation))
-        events = _forced(case)
+        events = case.forced
     elif case.may_send and about.token is not None:
         generation = judged.offer
         if generation is None and (about.resend or about.reshapes_cookie) and judged.verdict is CURRENT:
@@ -397,48 +395,71 @@ def _beginning(case: _Case, data: dict[str, Any], subject: str | None) -> Plan:
     if case.terms.signed is not None and case.renewal is None and not case.protected and not case.early:
         life = case.life or Life(None, None)
         signed = Signed(case.random(SID_BYTES), case.now, case.now, raw, life.idle, life.persistent)
-        if (kept := _kept(case.terms.signed, signed, case)) is not None:
-            return Plan(keep=kept, events=_forced(case))
-    return Plan(create=_creation(case, raw, subject), essential=True, events=_forced(case))
+        if (kept := _kept(case.terms.signed, signed, case.terms)) is not None:
+            return Plan(keep=kept, events=case.forced)
+    return Plan(create=_creation(case, raw, subject), essential=True, events=case.forced)
 
 
-def _stay_or_move(about: Tracker, record: Record, signed: Signed, case: _Case) -> Plan:
-    """A session that lives in its cookie: it stays there with what has changed, or moves into the database."""
+def _stay(about: Tracker, session: Session, terms: Terms, *, succeeds: bool, may_send: bool) -> Plan | None:
+    """A session stays in its cookie, which is written anew where something has changed or is due: all of it, so what
+    changed of the data need not be known. None where it ends, moves or no longer fits, or the data are refused."""
+    record, signed, codec = about.record, about.signed, terms.signed
+    if record is None or signed is None or codec is None or about.intent == "destroy":
+        return None
+    sid, created_at, seen_at, before, idle, persistent = signed
+    data = before
+    if succeeds:
+        if about.intent is not None or about.protected:
+            return None
+        if about.life is not None:
+            idle, persistent = about.life
+        if not about.unchanged(session):
+            try:
+                data = _whole(session)
+            except Exception:  # noqa: BLE001  # whatever it is: it takes the long way to say of which key
+                return None
+            if len(data) > terms.max_data and len(data) > len(before):
+                return None
+    changes = data != before or idle != signed.idle or persistent != signed.persistent
+    if not changes and not (may_send and (about.resend or about.came >= touch_at(record, terms.timeouts))):
+        if succeeds and not about.asked:
+            return SEEN if about.accessed else NOTHING
+        return Plan(vary=about.accessed, revert=not succeeds)
+    seen_at = max(seen_at, about.came)  # it may have begun in this request
+    kept = _kept(codec, tuple.__new__(Signed, (sid, created_at, seen_at, data, idle, persistent)), terms, record.id)
+    if kept is None:
+        return None
+    rest = (False, False, not succeeds, changes or about.accessed, None, () if may_send else _FORCED)
+    return tuple.__new__(Plan, (None, None, None, kept, None, None, *rest))
+
+
+def _move(about: Tracker, record: Record, case: _Case) -> Plan:
+    """A session that lives in its cookie, and does not stay there, moves into the database."""
     if case.sent:
         return Plan(events=_dropped(case, about, _IN_COOKIE), revert=case.renewal is not None)
-    moves = case.renewal is not None or case.protected or case.early
-    shaped, data = _shaped(record, case), record.data
-    if case.delta is not None:
-        data = dump({encode_name(key): prepare(key, value) for key, value in dict.items(case.session)})
-    changed = (data, shaped.idle, shaped.persistent) != (record.data, record.idle, record.persistent)
-    seen_at = max(about.judgement.now, record.seen_at)  # it may have begun in this request
-    due = case.may_send and (about.resend or seen_at >= touch_at(record, case.terms.timeouts))
-    if not (moves or changed or due):
-        return Plan()
-    if not moves and case.terms.signed is not None:
-        signed = Signed(signed.sid, record.created_at, seen_at, data, shaped.idle, shaped.persistent)
-        if (kept := _kept(case.terms.signed, signed, case, record.id)) is not None:
-            return Plan(keep=kept, events=_forced(case))
+    data = record.data if case.delta is None else _whole(case.session)
     subject = case.renewal.subject if case.renewal is not None else None
-    return Plan(create=_creation(case, data, subject, moved=record), essential=True, events=_forced(case))
+    return Plan(create=_creation(case, data, subject, moved=_shaped(record, case)), essential=True, events=case.forced)
 
 
-def _kept(codec: SignedCodec, signed: Signed, case: _Case, id: bytes | None = None) -> Kept | None:
+def _whole(session: Session) -> bytes:
+    """All of the data, as they are written."""
+    data = dict(dict.items(session))
+    for key, value in data.items():
+        if type(value) not in IMMUTABLE:
+            data[key] = prepare(key, value)
+    if not all(map(str.isidentifier, data)):  # as most are, and none of these has anything to escape
+        data = {encode_name(key): value for key, value in data.items()}
+    return dump(data)
+
+
+def _kept(codec: SignedCodec, signed: Signed, terms: Terms, id: bytes | None = None) -> Kept | None:
     """A session in its cookie, or None where it does not fit; with its id, where that is known."""
     text = codec.write(signed)
     if text is None:
         return None
-    timeouts = case.terms.timeouts
-    return Kept(in_cookie(signed, timeouts, id), signed, text, deadline(signed.created_at, timeouts.absolute))
-
-
-def in_cookie(signed: Signed, timeouts: Timeouts, id: bytes | None = None) -> Record:
-    """What a document would hold of a session that lives in its cookie; with its id, where that is known."""
-    sid, created_at, seen_at, data, idle, persistent = signed
-    expires_at = cookie_expiry(signed, timeouts)
-    times = (created_at, created_at, created_at, seen_at, expires_at)
-    # In the order of the fields: fewer steps than the constructor takes.
-    return tuple.__new__(Record, (id or session_id(sid), 0, 0, *times, data, None, idle, persistent, None, None))
+    until = deadline(signed.created_at, terms.timeouts.absolute)
+    return tuple.__new__(Kept, (in_cookie(signed, terms.timeouts, id), signed, text, until))
 
 
 def _creation(case: _Case, data: bytes, subject: str | None, *, moved: Record | None = None) -> Creation:
@@ -497,13 +518,6 @@ def ending(reason: str, *, now: float, rotation: Rotation) -> Changes:
 def _epoch(random: Callable[[int], bytes], other_than: int | None = None) -> int:
     drawn = int.from_bytes(random(EPOCH_BYTES))
     return drawn if drawn != other_than else drawn ^ 1
-
-
-def _forced(case: _Case) -> tuple[Event, ...]:
-    """A new cookie has to go out, whatever the response says of itself: it is kept from caches, with an event."""
-    if case.may_send or case.early:
-        return ()
-    return (Event(EventKind.FORCED_NO_STORE, reason="a cookie in a public or prefetched response"),)
 
 
 def _dropped(case: _Case, about: Tracker, reason: str) -> tuple[Event, ...]:

@@ -34,6 +34,9 @@ from mongosession.policy import DAY, Rotation, Timeouts
 from mongosession.store import DESTROYED, Record
 from mongosession.tokens import Token
 
+TOUCHES = 10
+"""The time of the last request is written this many times per idle timeout at most."""
+
 
 class Judgement(NamedTuple):
     """What a presented token is worth.
@@ -95,6 +98,9 @@ NOBODY = Judgement(Verdict.ANONYMOUS, 0.0)
 FORGED = Judgement(Verdict.INVALID, 0.0)
 """There are some, and none verifies, or they are of several sessions."""
 
+IN_COOKIE = Judgement(Verdict.CURRENT, 0.0)
+"""The session lives in it. One value for all of them: nothing of it is judged."""
+
 
 def judge(
     token: Token, record: Record | None, now: float, rotation: Rotation, timeouts: Timeouts, large_body: bool = False
@@ -137,3 +143,10 @@ def expiry(record: Record, timeouts: Timeouts) -> float:
     idle = timeouts.idle if record.idle is None else record.idle
     unused, end = record.seen_at + idle, record.created_at + timeouts.absolute
     return unused if unused < end else end  # noqa: FURB136  # each request asks, and `min` takes five times the steps
+
+
+def touch_at(record: Record, timeouts: Timeouts) -> float:
+    """When the time of the last request is due to be written again, or the session has ended: seconds since 1970."""
+    due = record.seen_at + (timeouts.idle if record.idle is None else record.idle) / TOUCHES
+    end = record.created_at + timeouts.absolute
+    return due if due < end else end  # noqa: FURB136  # `min` takes five times the steps

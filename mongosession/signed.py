@@ -23,6 +23,9 @@ from typing import Any, NamedTuple
 from mongosession.keys import MAC_BYTES, KeyRing, Role
 from mongosession.policy import Timeouts
 from mongosession.recent import Recent
+from mongosession.rotation import touch_at
+from mongosession.store import Record
+from mongosession.tokens import session_id
 from mongosession.values import EMPTY, load, load_safely
 
 MAX_COOKIE = 4096
@@ -94,9 +97,10 @@ class Signed(NamedTuple):
         return f"Signed(created_at={self.created_at}, seen_at={self.seen_at}, data of {len(self.data)} bytes)"
 
 
-Opened = tuple[Signed, dict[str, Any], Role]
-"""A signed session that verified; its data, decoded as ``values.load`` does; and the role of the key that signed it:
-under an old one it should be signed and sent again. (A plain tuple: this is made for every request.)"""
+Opened = tuple[Signed, Record, float, dict[str, Any], Role]
+"""A signed session that verified; what a document would hold of it; when its idle timeout has to be moved; its data,
+decoded as ``values.load`` does; and the role of the key that signed it: under an old one it should be signed and sent
+again. (A plain tuple: this is made for every request.)"""
 
 
 ROOM = 1024 * 1024
@@ -108,14 +112,20 @@ _OBJECTS = 1024  # bytes that the objects of a remembered session take, however 
 class SignedCodec:
     """Writes and reads the signed sessions of one cookie name under one key ring.
 
-    A visitor presents a cookie many times. Those that were read of late are remembered, as tokens are: but for their
-    data, which each request decodes for itself, they are neither verified nor checked again.
+    A visitor presents a cookie many times. Those that were read or sent of late are remembered, as tokens are: but for
+    their data, which each request decodes for itself, they are neither verified nor checked again.
+
+    Args:
+        ring: the keys.
+        cookie_name: the cookie's; a value is good under no other.
+        timeouts: how long the sessions live.
     """
 
-    def __init__(self, ring: KeyRing, cookie_name: str) -> None:
+    def __init__(self, ring: KeyRing, cookie_name: str, timeouts: Timeouts) -> None:
         self._signer = ring.signer("data", cookie_name)
         self._longest = MAX_COOKIE - len(cookie_name)  # a cookie's name is ASCII
-        self._recent = Recent[tuple[Signed, Role]](ROOM)
+        self._timeouts = timeouts
+        self._recent = Recent[tuple[Signed, Record, float, Role]](ROOM)
 
     def write(self, signed: Signed) -> str | None:
         """The text of a signed session, under the primary key, or None where it does not fit into a cookie."""
@@ -148,13 +158,25 @@ class SignedCodec:
             return None
         recent = self._recent.get(text)
         if recent is not None:
-            signed, role = recent
-            return signed, load(signed.data), role
+            signed, record, due, role = recent
+            return signed, record, due, load(record.data), role
         opened = self._open(text)
         if opened is not None:
-            signed, _, role = opened
-            self._recent.add(text, (signed, role), _OBJECTS + len(text) + len(signed.data))
+            signed, record, _, _, role = opened
+            self.remember(text, signed, record, role)
         return opened
+
+    def remember(self, text: str, signed: Signed, record: Record, role: Role = Role.PRIMARY) -> None:
+        """Remember what a text holds: the next request with it need not find that out.
+
+        Args:
+            text: a text that was read, or that ``write`` has made.
+            signed: what it holds.
+            record: what a document would hold of it.
+            role: of the key that signed it.
+        """
+        due, size = touch_at(record, self._timeouts), _OBJECTS + len(text) + len(signed.data)
+        self._recent.add(text, (signed, record, due, role), size)
 
     def _open(self, text: str) -> Opened | None:
         """What a text holds that is not remembered."""
@@ -190,7 +212,8 @@ class SignedCodec:
         persistent = bool(flags & _PERSISTENT) if flags & _PERSISTENCE else None
         # In fewer steps than the constructor takes.
         signed = tuple.__new__(Signed, (sid, created_at, seen_at, data, idle, persistent))
-        return signed, content, role
+        record = in_cookie(signed, self._timeouts)
+        return signed, record, touch_at(record, self._timeouts), content, role
 
 
 def expiry(signed: Signed, timeouts: Timeouts) -> float:
@@ -198,6 +221,15 @@ def expiry(signed: Signed, timeouts: Timeouts) -> float:
     idle = timeouts.idle if signed.idle is None else signed.idle
     unused, end = signed.seen_at + idle, signed.created_at + timeouts.absolute
     return unused if unused < end else end  # noqa: FURB136  # as in `rotation`
+
+
+def in_cookie(signed: Signed, timeouts: Timeouts, id: bytes | None = None) -> Record:
+    """What a document would hold of a session that lives in its cookie; with its id, where that is known."""
+    sid, began, seen_at, data, idle, persistent = signed
+    name, end = id or session_id(sid), expiry(signed, timeouts)
+    # In the order of the fields: fewer steps than the constructor takes.
+    fields = (name, 0, 0, began, began, began, seen_at, end, data, None, idle, persistent, None, None)
+    return tuple.__new__(Record, fields)
 
 
 def _deflate(body: bytes) -> bytes:

@@ -158,6 +158,7 @@ class Tracker:
     judgement = NOBODY
     record: Record | None = None
     signed: Signed | None = None
+    came = 0.0  # when the request did, seconds since 1970, where its session lives in its cookie
     token: Token | None = None
     resend = False
     tokens = True
@@ -390,7 +391,13 @@ class Tracker:
         self.base, self.operations, self.replaced, self.written = last.copy(), _NOTHING, False, False
 
     def settle(
-        self, data: dict[str, Any], difference: Difference | None, *, early: bool = False, writes: bool = True
+        self,
+        data: dict[str, Any],
+        difference: Difference | None,
+        *,
+        kept: Kept | None = None,
+        early: bool = False,
+        writes: bool = True,
     ) -> None:
         """The commit is decided: what it does is not done again, and the present data are the base of the next
         comparison (they are written, or dropped with an event). An early one leaves the token to the commit that
@@ -407,15 +414,19 @@ class Tracker:
             self.life = self.description = None
             self.protected = False
         self.asked = early
-        if difference is None:
+        if kept is not None:  # all of the data go into the cookie
+            self._raw = self._seen = raw = kept.record.data
+            self._size, self._pristine, self._encodings = len(raw), None, _NOTHING
+        elif difference is not None:
+            if self._encodings or difference.encodings:
+                before = {key: encoding for key, encoding in self._encodings.items() if key not in difference.keys}
+                self._encodings = {**before, **difference.encodings}
+                self.lent = True  # who has put a container in still has it
+            self._seen = None
+            self._size = difference.size
+        else:
             return
-        if self._encodings or difference.encodings:
-            kept = {key: encoding for key, encoding in self._encodings.items() if key not in difference.keys}
-            self._encodings = {**kept, **difference.encodings}
-            self.lent = True  # who has put a container in still has it
         self.base = dict(dict.items(data))
-        self._seen = None
-        self._size = difference.size
         self.operations = _NOTHING
         self.replaced = self.written = False
 

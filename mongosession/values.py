@@ -67,6 +67,7 @@ _UNSAFE = "[%.$\0\ud800-\udfff]"  # compiled where it is asked for: that takes l
 _ESCAPED = re.compile(rb"%(?:2[45E]|00|u|(?<=[\x01-\x13\x7f\xff]%)\0)")
 _OPENINGS = b"\x03\x04\x0f"  # the types that hold others: document, array, code with scope
 _LEVEL = 7  # bytes that a level of nesting takes at least: type, NUL of the name, length, NUL of the end
+_LISTS = (list, tuple)
 _ESCAPE = "%(u[0-9A-F]{4}|[0-9A-F]{2})"
 
 
@@ -271,6 +272,10 @@ def _escape(character: str) -> str:
 def _prepare(key: str, value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise DataError(f"session[{key!r}] is nested more than {MAX_DEPTH} levels deep, or contains itself", key)
+    if isinstance(value, _LISTS):
+        return [
+            item if type(item) in IMMUTABLE else _prepare(key, item, depth + 1) for item in cast("Sequence[Any]", value)
+        ]
     if isinstance(value, Mapping):
         prepared: dict[str, Any] = {}
         for name, item in value.items():
@@ -278,10 +283,6 @@ def _prepare(key: str, value: Any, depth: int) -> Any:
                 raise DataError(f"session[{key!r}] holds a dictionary with the key {name!r}; keys must be str", key)
             prepared[encode_name(name)] = item if type(item) in IMMUTABLE else _prepare(key, item, depth + 1)
         return prepared
-    if isinstance(value, list | tuple):
-        return [
-            item if type(item) in IMMUTABLE else _prepare(key, item, depth + 1) for item in cast("Sequence[Any]", value)
-        ]
     if isinstance(
         value, Code | DBRef
     ):  # written as they are, but what they hold counts: MongoDB refuses what is too deep

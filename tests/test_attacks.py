@@ -184,7 +184,9 @@ async def test_what_was_signed_for_another_purpose(anonymous: str) -> None:
     world = World(anonymous=anonymous)
     await world.begin(subject="user:42")
     _, _, token = str(world.browser.jar.header()).partition("=")
-    data = SignedCodec(world.engine.keys, NAME).write(Signed(bytes(16), world.clock(), world.clock(), stored({"a": 1})))
+    data = SignedCodec(world.engine.keys, NAME, world.engine.terms.timeouts).write(
+        Signed(bytes(16), world.clock(), world.clock(), stored({"a": 1}))
+    )
     world.store.take()
     for text, purpose in ((token, "data"), (str(data), "token"), (token, "mail"), (str(data), "mail")):
         payload = urlsafe_b64decode(text + "=" * (-len(text) % 4))[:-MAC_BYTES]

@@ -28,7 +28,7 @@ ROOMS = {
     "tracker": "errors events rotation signed store tokens values",
     "session": "errors events tracker values",
     "settings": "events keys policy",
-    "signed": "keys policy recent values",
+    "signed": "keys policy recent rotation store tokens values",
     "cookies": "policy",
     "store": "values",
     "rotation": "tokens store policy events",

@@ -31,7 +31,8 @@ from hypothesis import strategies as st
 from mongosession.keys import KeyRing, Role
 from mongosession.policy import Timeouts
 from mongosession.recent import Recent
-from mongosession.signed import MAX_COOKIE, MAX_DATA, ROOM, Opened, Signed, SignedCodec, expiry
+from mongosession.rotation import touch_at
+from mongosession.signed import MAX_COOKIE, MAX_DATA, ROOM, Signed, SignedCodec, expiry, in_cookie
 from mongosession.tokens import Token, TokenCodec
 from mongosession.values import MAX_DEPTH, load
 
@@ -41,7 +42,8 @@ from .test_values import KEYS, VALUES
 KEY = bytes(range(32))
 RING = KeyRing([KEY])
 NAME = "__Host-session"
-CODEC = SignedCodec(RING, NAME)
+TIMEOUTS = Timeouts()
+CODEC = SignedCodec(RING, NAME, TIMEOUTS)
 ALPHABET = ascii_letters + digits + "-_"
 FOREIGN = '+/= \t\n\0.,;%"\\~é٣\ud800'
 
@@ -75,11 +77,22 @@ def written(signed: Signed, codec: SignedCodec = CODEC) -> str:
     return text
 
 
-def opened(text: str, codec: SignedCodec | None = None) -> Opened:
+def codec_of(ring: KeyRing = RING, name: str = NAME) -> SignedCodec:
+    """One that remembers nothing yet."""
+    return SignedCodec(ring, name, TIMEOUTS)
+
+
+Held = tuple[Signed, dict[str, Any], Role]
+
+
+def opened(text: str, codec: SignedCodec | None = None) -> Held:
     """What a text holds, to a codec that remembers nothing unless it is named."""
-    result = (codec or SignedCodec(RING, NAME)).read(text)
+    result = (codec or codec_of()).read(text)
     assert result is not None
-    return result
+    signed, record, due, content, role = result
+    assert record == in_cookie(signed, TIMEOUTS)
+    assert due == touch_at(record, TIMEOUTS)
+    return signed, content, role
 
 
 def raw_of(text: str) -> bytes:
@@ -237,7 +250,7 @@ def noise(length: int) -> bytes:
 
 @pytest.mark.parametrize("name", ["s", NAME, "n" * 100])
 def test_a_cookie_is_written_up_to_4096_bytes_of_name_and_value(name: str) -> None:
-    codec = SignedCodec(RING, name)
+    codec = codec_of(RING, name)
     lengths: list[int] = []
     for length in range(2900, 3100):
         text = codec.write(PLAIN._replace(data=noise(length)))
@@ -256,7 +269,7 @@ def test_a_cookie_is_read_up_to_4096_bytes_of_name_and_value() -> None:
         spare = (MAX_COOKIE - len(name)) * 3 // 4 - 46 + 5
         text = text_of(raw_of(TEXTS[0])[:30] + noise(spare)[4:-1], name=name)
         assert len(name) + len(text) == MAX_COOKIE
-        opened(text, SignedCodec(RING, name))
+        opened(text, codec_of(RING, name))
     for more in range(1, 5):
         text = text_of(raw_of(TEXTS[0])[:30] + noise(longest * 3 // 4 - 41 + more)[4:-1])
         assert len(text) > longest
@@ -331,7 +344,7 @@ class TestForgery:
         payload = raw_of(text)[:-16]
         assert text_of(payload) == text
         for name in ("session", "__Host-session2", "__host-session", "__Host-sessio", "data"):
-            assert SignedCodec(RING, name).read(text) is None, name
+            assert codec_of(RING, name).read(text) is None, name
         for purpose in ("token", "Data", "", "dat", "data2"):
             assert CODEC.read(text_of(payload, purpose=purpose)) is None, purpose
         assert CODEC.read(text_of(payload, key=b"k" * 32)) is None
@@ -388,7 +401,7 @@ def test_nor_is_any_spent_on_what_is_too_short(monkeypatch: pytest.MonkeyPatch) 
     for length in range(len(shortest)):
         assert CODEC.read(shortest[:length]) is None
     with pytest.raises(TypeError):
-        SignedCodec(RING, NAME).read(shortest)
+        codec_of().read(shortest)
 
 
 @fuzz
@@ -399,23 +412,21 @@ def test_no_text_raises_or_passes(text: str) -> None:
 
 def test_keys_change_in_three_steps() -> None:
     old, new = b"o" * 32, b"n" * 32
-    text = SignedCodec(KeyRing([old]), NAME).write(PLAIN)
+    text = codec_of(KeyRing([old])).write(PLAIN)
     assert text is not None
-    assert opened(text, SignedCodec(KeyRing([new, old]), NAME)) == (PLAIN, load(PLAIN.data), Role.OLD)
-    assert opened(text, SignedCodec(KeyRing([new], [old]), NAME)) == (PLAIN, load(PLAIN.data), Role.NEXT)
-    assert SignedCodec(KeyRing([new]), NAME).read(text) is None
-    again = SignedCodec(KeyRing([new, old]), NAME).write(PLAIN)
+    assert opened(text, codec_of(KeyRing([new, old]))) == (PLAIN, load(PLAIN.data), Role.OLD)
+    assert opened(text, codec_of(KeyRing([new], [old]))) == (PLAIN, load(PLAIN.data), Role.NEXT)
+    assert codec_of(KeyRing([new])).read(text) is None
+    again = codec_of(KeyRing([new, old])).write(PLAIN)
     assert again is not None
-    assert opened(again, SignedCodec(KeyRing([new]), NAME))[2] is Role.PRIMARY
+    assert opened(again, codec_of(KeyRing([new])))[2] is Role.PRIMARY
 
 
 # --------------------------------------------------------------------------------------------------- what is remembered
 
 
-def exact(result: Opened | None) -> Any:
+def exact(result: Held) -> Any:
     """A form in which two results are equal where nobody can tell them apart."""
-    if result is None:
-        return None
     signed, content, role = result
     return [(type(part), repr(part)) for part in signed], signed.data, alike(content), stored(content), role
 
@@ -423,16 +434,13 @@ def exact(result: Opened | None) -> Any:
 @fuzz
 @given(SIGNED)
 def test_what_is_remembered_is_what_was_read(signed: Signed) -> None:
-    codec, text = SignedCodec(RING, NAME), written(signed)
-    assert [exact(codec.read(text)) for _ in range(3)] == [exact(opened(text))] * 3
+    codec, text = codec_of(), written(signed)
+    assert [exact(opened(text, codec)) for _ in range(3)] == [exact(opened(text))] * 3
 
 
 @pytest.mark.parametrize("value", KINDS, ids=repr)
 def test_every_kind_of_value_is_remembered_as_it_was_read(value: Any) -> None:
-    codec, text = (
-        SignedCodec(RING, NAME),
-        written(PLAIN._replace(data=stored({"key": value, "a": [value, {"b": value}]}))),
-    )
+    codec, text = codec_of(), written(PLAIN._replace(data=stored({"key": value, "a": [value, {"b": value}]})))
     for _ in range(3):
         result = opened(text, codec)
         assert exact(result) == exact(opened(text))
@@ -440,7 +448,7 @@ def test_every_kind_of_value_is_remembered_as_it_was_read(value: Any) -> None:
 
 
 def test_what_is_remembered_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    codec, text = SignedCodec(RING, NAME), written(DEFLATED)
+    codec, text = codec_of(), written(DEFLATED)
     opened(text, codec)
     monkeypatch.setattr("mongosession.signed.a2b_base64", None)
     assert opened("".join(text), codec) == (DEFLATED, load(DEFLATED.data), Role.PRIMARY)
@@ -448,7 +456,7 @@ def test_what_is_remembered_is_not_verified_again(monkeypatch: pytest.MonkeyPatc
 
 def test_content_has_containers_of_its_own_each_time() -> None:
     data = {"list": [1, [2], {"a": 3}], "dict": {"b": [4]}, "plain": "x"}
-    codec, text = SignedCodec(RING, NAME), written(PLAIN._replace(data=stored(data)))
+    codec, text = codec_of(), written(PLAIN._replace(data=stored(data)))
     for _ in range(3):
         content = opened(text, codec)[1]
         assert content == data
@@ -459,21 +467,21 @@ def test_content_has_containers_of_its_own_each_time() -> None:
 
 def test_what_an_old_key_signed_is_remembered_as_such() -> None:
     old, new = b"o" * 32, b"n" * 32
-    text = written(PLAIN, SignedCodec(KeyRing([old]), NAME))
+    text = written(PLAIN, codec_of(KeyRing([old])))
     for ring, role in ((KeyRing([new, old]), Role.OLD), (KeyRing([new], [old]), Role.NEXT)):
-        codec = SignedCodec(ring, NAME)
+        codec = codec_of(ring)
         assert [opened(text, codec)[2] for _ in range(3)] == [role] * 3
 
 
 def test_what_one_codec_remembers_is_nothing_to_another() -> None:
     text = written(PLAIN)
     opened(text, CODEC)
-    assert SignedCodec(RING, "other").read(text) is None
-    assert SignedCodec(KeyRing([b"n" * 32]), NAME).read(text) is None
+    assert codec_of(RING, "other").read(text) is None
+    assert codec_of(KeyRing([b"n" * 32])).read(text) is None
 
 
 def test_nothing_is_remembered_that_is_refused() -> None:
-    codec, text = SignedCodec(RING, NAME), TEXTS[0]
+    codec, text = codec_of(), TEXTS[0]
     bad = [f"{text[:-9]}{number:08}A" for number in range(100)]
     bad += [
         TEXTS[1][:-1] + "_",
@@ -499,7 +507,7 @@ def remembered(codec: SignedCodec) -> Recent[Any]:
     "data", [stored({"a": "b"}), stored({"a": "b" * 900}), stored({"\U0001f375": [{}] * 60})], ids=len
 )
 def test_so_much_is_remembered_and_no_more(data: bytes) -> None:
-    codec = SignedCodec(RING, NAME)
+    codec = codec_of()
     tracemalloc.start()
     try:
         count = 2 * ROOM // (1024 + len(data))
@@ -582,7 +590,7 @@ def test_what_was_deflated_otherwise_is_refused() -> None:
 def check_bounded(text: str) -> None:
     """A text with a right MAC is refused, or holds what can be written again."""
     if (result := CODEC.read(text)) is not None:
-        signed, content, _ = result
+        signed, _, _, content, _ = result
         again = PLAIN._replace(data=stored(content))
         assert len(signed.data) <= MAX_DATA
         assert opened(written(again))[1].keys() == content.keys()

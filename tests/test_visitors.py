@@ -5,11 +5,14 @@ log-outs and renewals, requests in parallel, cancelled ones, servers that differ
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 import pytest
 
 from mongosession import DataError, EventKind, Session, StoreUnavailable, Timeouts
+from mongosession.session import tracker
 from mongosession.testing import Browser
 
 from .building import Change, do
@@ -173,6 +176,98 @@ async def test_changes_after_the_headers_are_told_once_each(world: World) -> Non
     assert [(event.kind, event.keys) for event in world.events()] == [(EventKind.DROPPED_WRITE, ("n",))]
     await world.engine.commit(session, sent=True)
     assert world.events() == []
+
+
+PUTS: dict[str, Any] = {
+    "set": lambda session, value: session.__setitem__("x", value),
+    "updated": lambda session, value: session.update(x=value),
+    "merged": lambda session, value: session.__ior__({"x": value}),
+    "set where there was none": lambda session, value: session.setdefault("x", value),
+}
+
+
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize("put", PUTS.values(), ids=PUTS)
+async def test_who_has_put_a_container_in_still_has_it_when_the_headers_are_gone(
+    world: World, put: Any, inner: bool
+) -> None:
+    await visit(world, n=1)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    held: list[Any] = []
+    put(session, [held] if inner else held)
+    await exchange.answer()
+    exchange.deliver()
+    await world.engine.commit(session, sent=True)
+    assert world.events() == []
+    held.append("late")
+    await world.engine.commit(session, sent=True)
+    assert [(event.kind, event.keys) for event in world.events()] == [(EventKind.DROPPED_WRITE, ("x",))]
+    assert await world.read() == {"n": 1, "x": [[]] if inner else []}
+
+
+async def test_keys_of_any_kind_stay_in_the_cookie(world: World) -> None:
+    class Key(StrEnum):
+        COLOUR = "colour"
+
+    data = {"n": 1, "a.b": 2, "$": [3], "": {"": 4, "%2E": (5,)}, "%": None, "ключ": b"6"}
+    await visit(world, **data, **{Key.COLOUR: "red"})
+    assert await world.read() == {**data, "": {"": 4, "%2E": [5]}, "colour": "red"}
+    async with world.browser.visit() as session:
+        del session["n"]
+        session["a.b"] = 7
+    assert list(await world.read()) == ["a.b", "$", "", "%", "ключ", "colour"]
+    assert world.store.take() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("x", object(), r"session\['x'\] holds a value that BSON cannot"),
+        ("x", [2**64], r"session\['x'\] holds an integer of more than 64 bits"),
+        ("x", {"deep": {1: 2}}, r"session\['x'\] holds a dictionary with the key 1"),
+        (5, "x", "the session holds the key 5"),
+        ("\ud800" * 2, "\ud800", "lone surrogate"),
+    ],
+)
+async def test_what_is_refused_is_named_and_the_cookie_stays(world: World, key: Any, value: Any, said: str) -> None:
+    await visit(world, n=1)
+    before = text(world)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["n"] = 2
+    session[key] = value
+    with pytest.raises(DataError, match=said):
+        await exchange.answer()
+    assert text(world) == before
+    assert await world.read() == {"n": 1}
+
+
+async def test_a_cookie_that_was_sent_is_read_by_the_process_that_sent_it_as_by_every_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await visit(world, basket=["tea"], seen=datetime(2026, 1, 2, tzinfo=UTC))
+    cookie, other = world.browser.jar.header(), world.serve(anonymous="cookie", timeouts=TIMEOUTS)
+    shown = [tracker(await engine.open(cookie)) for engine in (other, world.engine, other, world.engine)]
+    assert len({(about.record, about.signed, about.resend, about.asked) for about in shown}) == 1
+    monkeypatch.setattr("mongosession.signed.a2b_base64", None)  # neither has to read it again
+    for engine in (world.engine, other):
+        session = await engine.open(cookie)
+        assert session == {"basket": ["tea"], "seen": datetime(2026, 1, 2, tzinfo=UTC)}
+        session["basket"].append("milk")  # nobody else's
+
+
+async def test_what_is_remembered_of_a_cookie_ends_with_its_session(world: World) -> None:
+    await visit(world, n=1)
+    cookie = world.browser.jar.header()
+    world.clock.advance(IDLE / 10 - 0.001)
+    assert not tracker(await world.engine.open(cookie)).asked
+    world.clock.advance(0.001)
+    assert tracker(await world.engine.open(cookie)).asked
+    world.clock.advance(IDLE * 9 / 10 - 0.001)
+    assert await world.engine.open(cookie) == {"n": 1}
+    world.clock.advance(0.001)
+    assert (await world.engine.open(cookie)).verdict == "invalid"
 
 
 async def test_a_log_in_after_the_headers_takes_back_what_was_stored_with_it(world: World) -> None:

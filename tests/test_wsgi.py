@@ -306,13 +306,8 @@ def test_what_was_streamed_is_written_before_the_client_sees_the_end(site: Site)
     assert site.stored() == {**TEA, "streaming": True}
 
 
-@pytest.mark.parametrize(
-    ("use", "crossings"), [(nothing, 0), (lambda session: session["basket"][0], 0), (storing("seen"), 1)]
-)
-def test_only_what_is_to_be_written_crosses_into_the_loop(
-    site: Site, monkeypatch: pytest.MonkeyPatch, use: Callable[[Session], object], crossings: int
-) -> None:
-    wait(site.begin())
+def count_crossings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is run on the sessions' event loop from now on."""
     run, crossed = here().run, list[object]()
 
     def crossing(work: Callable[[], Awaitable[Any]], timeout: float) -> Any:
@@ -320,10 +315,47 @@ def test_only_what_is_to_be_written_crosses_into_the_loop(
         return run(work, timeout)
 
     monkeypatch.setattr(here(), "run", crossing)
+    return crossed
+
+
+@pytest.mark.parametrize(
+    ("use", "crossings"), [(nothing, 0), (lambda session: session["basket"][0], 0), (storing("seen"), 1)]
+)
+def test_only_what_is_to_be_written_crosses_into_the_loop(
+    site: Site, monkeypatch: pytest.MonkeyPatch, use: Callable[[Session], object], crossings: int
+) -> None:
+    wait(site.begin())
+    crossed = count_crossings(monkeypatch)
     middleware = SessionMiddleware(answering(use), lambda: site.engine, environ_key=SESSION)  # validators take a look
     reply = serve(middleware, site.request())
     making, opening = 1, 1
     assert (reply.status, len(crossed)) == (200, making + opening + crossings)
+
+
+@pytest.mark.parametrize(
+    ("cookie", "use", "crossings"),
+    [
+        (False, nothing, 0),
+        (False, storing("seen"), 1),
+        (True, nothing, 0),
+        (True, lambda session: session["basket"][0], 0),
+        (True, storing("seen"), 1),
+    ],
+)
+def test_a_visitor_who_needs_no_database_waits_for_no_other_thread(
+    monkeypatch: pytest.MonkeyPatch, cookie: bool, use: Callable[[Session], object], crossings: int
+) -> None:
+    world = World(anonymous="cookie")
+    if cookie:
+        wait(world.begin())
+    world.store.take()
+    crossed = count_crossings(monkeypatch)
+    middleware = SessionMiddleware(answering(use), lambda: world.engine, environ_key=SESSION)
+    environ = request(HTTP_COOKIE=world.browser.jar.header() or "")
+    assert serve(middleware, environ).status == 200
+    making = 1
+    assert len(crossed) == making + crossings
+    assert world.store.take() == []
 
 
 def test_start_response_may_come_with_the_first_chunk(site: Site) -> None:
@@ -816,13 +848,10 @@ def test_the_loops_own_thread_cannot_wait_for_itself() -> None:
     errors: list[str] = []
 
     def on_event(_event: Event) -> None:
-        work = asyncio.sleep(0)
         try:
-            wait(work)
+            wait(asyncio.sleep(0))  # it is not begun, and nothing warns of that
         except RuntimeError as error:
             errors.append(str(error))
-        finally:
-            work.close()
 
     engine = SessionEngine(MemoryStore(), keys=[KEY], on_event=on_event)
     app = SessionMiddleware(answering(storing("seen")), lambda: engine, environ_key=SESSION)

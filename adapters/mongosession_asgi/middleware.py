@@ -80,14 +80,14 @@ class SessionMiddleware:
         on_outage = self._on_outage if self._decides is None else self._decides(scope)
         response = Response(engine, send) if kind == "http" else Handshake(engine, send, scope)
         try:
-            scope[self.scope_key] = response.session = await engine.open(
-                cookies, tokens=tokens, large_body=large, on_outage=on_outage
-            )
+            opening = engine.opening(cookies, tokens=tokens, large_body=large, on_outage=on_outage)
+            session = opening if isinstance(opening, Session) else await opening
         except StoreUnavailable as error:
             if kind == "websocket":
                 await receive()  # the handshake: only then may it be refused
             await response.refuse(error)
             return
+        scope[self.scope_key] = response.session = session
         scope[self._mark] = engine
         await self.app(scope, receive, response.send)
         rest = response.rest()

@@ -38,13 +38,14 @@ class Response:
 
     async def send(self, message: Message) -> None:
         """Pass a message on, the session's headers and writes in their places."""
-        kind = message["type"]
+        held, kind = self._held, message["type"]
         if kind == self._start:
             if not self._replaced:
                 self._held, self._status = message, message["status"]
             return
-        if self._held is not None:
-            await self._answer(self._held)
+        if held is not None:
+            settled = self._settled(held)
+            await (self._answer(held) if settled is None else self._send(settled))
         elif self._answered and kind == self._body and not message.get("more_body", False):
             rest = self.rest()
             if rest is not None:
@@ -77,21 +78,27 @@ class Response:
         await self._send({"type": self._start, "status": 503, "headers": headers})
         await self._send({"type": self._body, "body": body})
 
+    def _settled(self, message: Message) -> Message | None:
+        """The start of a response as it may leave at once, or None where the session has to be committed before."""
+        added = self._engine.settled(self.session, status=self._status)
+        if added is None:
+            return None
+        self._held, self._answered = None, True
+        return _with_headers(message, added) if added else message
+
     async def _answer(self, message: Message) -> None:
         """Commit, and let the headers go."""
         self._held = None
-        engine, session = self._engine, self.session
-        added = engine.settled(session, status=self._status)
-        if added is None:
-            given = message.get("headers") or ()
-            if not isinstance(given, _REPEATABLE):  # any iterable will do, and one may be of use but once
-                given = list(given)
-                message = {**message, "headers": given}
-            try:
-                added = await engine.commit(session, status=self._status, cache_control=_cache_control(given))
-            except StoreUnavailable as error:
-                await self.refuse(error)
-                return
+        given = message.get("headers") or ()
+        if not isinstance(given, _REPEATABLE):  # any iterable will do, and one may be of use but once
+            given = list(given)
+            message = {**message, "headers": given}
+        own = _cache_control(given)
+        try:
+            added = await self._engine.commit(self.session, status=self._status, cache_control=own)
+        except StoreUnavailable as error:
+            await self.refuse(error)
+            return
         self._answered = True
         await self._send(_with_headers(message, added) if added else message)
 
@@ -103,17 +110,18 @@ def _cache_control(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 
 _REPEATABLE = (list, tuple)
-_NAMES = {"Vary": b"vary", "Set-Cookie": b"set-cookie", "Cache-Control": b"cache-control"}  # all that a commit returns
+_NO_STORE = (b"cache-control", b"no-store")
+# All that a commit returns beside Set-Cookie.
+_FIXED = {("Vary", "Cookie"): (b"vary", b"Cookie"), ("Cache-Control", "no-store"): _NO_STORE}
 
 
 def _with_headers(message: Message, added: Iterable[tuple[str, str]]) -> Message:
     """A message with more headers; a Cache-Control of ours replaces its own."""
-    headers: list[tuple[bytes, bytes]] = list(message.get("headers") or ())
-    for name, value in added:
-        if name == "Cache-Control":
-            headers = [each for each in headers if each[0].lower() != b"cache-control"]
-        headers.append((_NAMES[name], value.encode("latin-1")))
-    return {**message, "headers": headers}
+    headers: Iterable[tuple[bytes, bytes]] = message.get("headers") or ()
+    more = [_FIXED.get(field) or (b"set-cookie", field[1].encode("latin-1")) for field in added]
+    if _NO_STORE in more:
+        headers = [each for each in headers if each[0].lower() != b"cache-control"]
+    return {**message, "headers": [*headers, *more]}
 
 
 class Handshake(Response):

@@ -6,6 +6,7 @@ drained.
 """
 
 import atexit
+import inspect
 import logging
 import os
 import threading
@@ -126,4 +127,8 @@ def wait(awaitable: Awaitable[T], timeout: float = TIMEOUT) -> T:
     async def work() -> T:
         return await awaitable
 
-    return here().run(work, timeout)
+    try:
+        return here().run(work, timeout)
+    finally:
+        if inspect.iscoroutine(awaitable) and inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED:
+            awaitable.close()  # it was not begun, and the error says so: Python need not warn of it

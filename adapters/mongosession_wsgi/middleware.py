@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from mongosession import SessionEngine, StoreUnavailable
+from mongosession import Session, SessionEngine, StoreUnavailable
 from mongosession.http import Routes, large_body, predicate, prefetch
-from mongosession_wsgi.loop import TIMEOUT, here
+from mongosession_wsgi.loop import TIMEOUT, here, wait
 from mongosession_wsgi.response import Response, unavailable
 
 if TYPE_CHECKING:
@@ -78,10 +77,9 @@ class SessionMiddleware:
         on_outage = self._on_outage(environ)
         try:
             engine = self.engine
-            opening = partial(
-                engine.open, environ.get("HTTP_COOKIE"), tokens=tokens, large_body=large, on_outage=on_outage
-            )
-            session = here().run(opening, self.timeout)
+            cookie = environ.get("HTTP_COOKIE")
+            opening = engine.opening(cookie, tokens=tokens, large_body=large, on_outage=on_outage)
+            session = opening if isinstance(opening, Session) else wait(opening, self.timeout)
         except StoreUnavailable as error:
             return unavailable(error, environ, start_response)
         environ[self.environ_key] = session
