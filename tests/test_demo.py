@@ -58,7 +58,7 @@ class Demo(NamedTuple):
 def running(command: list[str], **environment: str) -> Generator[Demo]:
     """The demo on a free port, until the block is left; killed with this process, too."""
     with subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", *command],
+        ["setpriv", "--pdeathsig", "KILL", "env", "--default-signal=INT", *command],  # whoever runs this may ignore it
         cwd=ROOT,
         env={**os.environ, "PORT": "0", **environment},
         stdout=subprocess.PIPE,
