@@ -209,8 +209,9 @@ class SessionEngine:
         large_body: bool = False,
         on_outage: Literal["raise", "anonymous"] = "raise",
     ) -> Session | Coroutine[Any, Any, Session]:
-        """What ``open`` gives, at once where nothing has to be waited for: no cookie, one that does not verify, or a
-        session that lives in it; so that an adapter need not await it then. Else the rest of ``open``, to be awaited.
+        """What ``open`` gives, at once where nothing has to be waited for: no cookie of ours, or a single one that does
+        not verify, or that a session lives in; so that an adapter need not await it then. Else, also where there are
+        several, the rest of ``open``, to be awaited.
 
         Args:
             cookie: see ``open``.
@@ -491,7 +492,8 @@ class SessionEngine:
                 decided = decided.spared()
             else:
                 self._begun.begin(update, now)
-        before = about.state() if early or sent else None  # those may be tried again
+        # These may be tried again.
+        before = about.state() if early or sent or decided.create is not None else None
         if decided.revert:
             about.revert(session)
         about.settle(session, decided.difference, kept=decided.keep, early=early, writes=not early or decided.writes)
@@ -674,10 +676,9 @@ class SessionEngine:
 
     def _into_cookie(self, decided: Plan, about: Tracker) -> Owed:
         """What the headers have to bring where the store has nothing to do with it."""
-        if decided.keep is not None:
+        if decided.keep is not None and self._signed is not None:
             about.record, about.signed = decided.keep.record, decided.keep.signed
-            if self._signed is not None:  # as always where there is something to keep
-                self._signed.remember(decided.keep.text, about.signed, about.record)
+            self._signed.remember(decided.keep.text, about.signed, about.record)
             return decided.keep
         if decided.forget:
             about.record = about.signed = None

@@ -27,6 +27,7 @@ AFTER_LATENESS = 300.0
 """Seconds for which an ended document is kept once no straggler can be late any more."""
 
 _IN_COOKIE = "the session lives in its cookie, and the headers are gone"
+_PLAIN = {str}
 _FORCED = (Event(EventKind.FORCED_NO_STORE, reason="a cookie in a public or prefetched response"),)
 
 
@@ -391,13 +392,12 @@ def _begin(about: Tracker, case: _Case) -> Plan:
 
 def _beginning(case: _Case, data: dict[str, Any], subject: str | None) -> Plan:
     """A session begins: in the database, or in its cookie where that is wanted, possible and enough."""
-    raw = dump(data)
     if case.terms.signed is not None and case.renewal is None and not case.protected and not case.early:
-        life = case.life or Life(None, None)
-        signed = Signed(case.random(SID_BYTES), case.now, case.now, raw, life.idle, life.persistent)
+        life, whole = case.life or Life(None, None), _whole(case.session)
+        signed = Signed(case.random(SID_BYTES), case.now, case.now, whole, life.idle, life.persistent)
         if (kept := _kept(case.terms.signed, signed, case.terms)) is not None:
             return Plan(keep=kept, events=case.forced)
-    return Plan(create=_creation(case, raw, subject), essential=True, events=case.forced)
+    return Plan(create=_creation(case, dump(data), subject), essential=True, events=case.forced)
 
 
 def _stay(about: Tracker, session: Session, terms: Terms, *, succeeds: bool, may_send: bool) -> Plan | None:
@@ -420,16 +420,19 @@ def _stay(about: Tracker, session: Session, terms: Terms, *, succeeds: bool, may
                 return None
             if len(data) > terms.max_data and len(data) > len(before):
                 return None
+    vary = data != before or about.accessed
+    # Cleared and filled again, it has not changed; but that it was cleared is settled by this.
+    same = Difference(Delta(), (), len(data), False, {}, {}) if succeeds and about.replaced else None
     changes = data != before or idle != signed.idle or persistent != signed.persistent
     if not changes and not (may_send and (about.resend or about.came >= touch_at(record, terms.timeouts))):
-        if succeeds and not about.asked:
-            return SEEN if about.accessed else NOTHING
-        return Plan(vary=about.accessed, revert=not succeeds)
+        if succeeds and same is None and not about.asked:
+            return SEEN if vary else NOTHING
+        return Plan(vary=vary, revert=not succeeds, difference=same)
     seen_at = max(seen_at, about.came)  # it may have begun in this request
     kept = _kept(codec, tuple.__new__(Signed, (sid, created_at, seen_at, data, idle, persistent)), terms, record.id)
     if kept is None:
         return None
-    rest = (False, False, not succeeds, changes or about.accessed, None, () if may_send else _FORCED)
+    rest = (False, False, not succeeds, vary, same, () if may_send else _FORCED)
     return tuple.__new__(Plan, (None, None, None, kept, None, None, *rest))
 
 
@@ -439,7 +442,7 @@ def _move(about: Tracker, record: Record, case: _Case) -> Plan:
         return Plan(events=_dropped(case, about, _IN_COOKIE), revert=case.renewal is not None)
     data = record.data if case.delta is None else _whole(case.session)
     subject = case.renewal.subject if case.renewal is not None else None
-    return Plan(create=_creation(case, data, subject, moved=_shaped(record, case)), essential=True, events=case.forced)
+    return Plan(create=_creation(case, data, subject, moved=record), essential=True, events=case.forced)
 
 
 def _whole(session: Session) -> bytes:
@@ -448,7 +451,8 @@ def _whole(session: Session) -> bytes:
     for key, value in data.items():
         if type(value) not in IMMUTABLE:
             data[key] = prepare(key, value)
-    if not all(map(str.isidentifier, data)):  # as most are, and none of these has anything to escape
+    # As most are, and none of these has anything to escape. (Keys of a subclass may be equal by rules of their own.)
+    if not (all(map(str.isidentifier, data)) and set(map(type, data)) <= _PLAIN):
         data = {encode_name(key): value for key, value in data.items()}
     return dump(data)
 

@@ -410,8 +410,6 @@ class Session(dict[str, Any]):
     def __setitem__(self, key: str, value: Any, /) -> None:
         tracker = self._tracker
         tracker.accessed = tracker.written = True
-        if type(value) not in IMMUTABLE:
-            tracker.lent = True  # who has put it in still has it
         if tracker.operations:
             tracker.forget(key)
         dict.__setitem__(self, key, value)

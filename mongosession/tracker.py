@@ -2,8 +2,8 @@
 
 What changed is found at commit, key by key, against what was read: the same object of an immutable type is unchanged,
 and so is a container that no method of the session has handed out; anything else is compared by its encoding. So no
-way to change a session goes unnoticed, nested ones included. For the plan and the engine; applications use the
-``Session``.
+way to change a session goes unnoticed, nested ones included. (Of a session that lives in its cookie, which is written
+as a whole, the encoding of the whole is compared.) For the plan and the engine; applications use the ``Session``.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -414,14 +414,18 @@ class Tracker:
             self.life = self.description = None
             self.protected = False
         self.asked = early
-        if kept is not None:  # all of the data go into the cookie
+        if kept is not None and kept.record.data != self._raw:  # all of the data go into the cookie
             self._raw = self._seen = raw = kept.record.data
             self._size, self._pristine, self._encodings = len(raw), None, _NOTHING
+            # Who has put a container in still has it.
+            self.lent = self.lent or any(
+                type(value) not in IMMUTABLE and value is not self.base.get(key) for key, value in dict.items(data)
+            )
         elif difference is not None:
             if self._encodings or difference.encodings:
                 before = {key: encoding for key, encoding in self._encodings.items() if key not in difference.keys}
                 self._encodings = {**before, **difference.encodings}
-                self.lent = True  # who has put a container in still has it
+                self.lent = True  # likewise
             self._seen = None
             self._size = difference.size
         else:

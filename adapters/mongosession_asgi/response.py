@@ -111,14 +111,15 @@ def _cache_control(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
 
 _REPEATABLE = (list, tuple)
 _NO_STORE = (b"cache-control", b"no-store")
-# All that a commit returns beside Set-Cookie.
+_NAMES = {"Vary": b"vary", "Set-Cookie": b"set-cookie", "Cache-Control": b"cache-control"}  # all that a commit returns
+# What it says again and again.
 _FIXED = {("Vary", "Cookie"): (b"vary", b"Cookie"), ("Cache-Control", "no-store"): _NO_STORE}
 
 
 def _with_headers(message: Message, added: Iterable[tuple[str, str]]) -> Message:
     """A message with more headers; a Cache-Control of ours replaces its own."""
     headers: Iterable[tuple[bytes, bytes]] = message.get("headers") or ()
-    more = [_FIXED.get(field) or (b"set-cookie", field[1].encode("latin-1")) for field in added]
+    more = [_FIXED.get(field) or (_NAMES[field[0]], field[1].encode("latin-1")) for field in added]
     if _NO_STORE in more:
         headers = [each for each in headers if each[0].lower() != b"cache-control"]
     return {**message, "headers": [*headers, *more]}
