@@ -464,6 +464,30 @@ async def test_a_5xx_discards_what_comes_while_streaming_too(site: Site) -> None
     assert await site.stored() == {"basket": ["tea"]}
 
 
+@pytest.mark.parametrize("looks", [False, True])
+async def test_what_is_stored_while_streaming_is_written_before_the_client_sees_the_end(
+    site: Site, looks: bool
+) -> None:
+    """Also where nothing was to be committed when the headers left."""
+    await site.begin()
+    stored: dict[bytes, dict[str, Any]] = {}
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        if looks:
+            scope["session"].get("basket")
+        await start(send)
+        await body(send, b"a", more=True)
+        scope["session"]["seen"] = True
+        await body(send, b"b")
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            stored[message["body"]] = await site.stored()
+
+    await site.behind(app)(site.request(), Answer().receive, send)
+    assert stored == {b"a": {"basket": ["tea"]}, b"b": {"basket": ["tea"], "seen": True}}
+
+
 async def test_a_5xx_does_not_discard_a_log_out(site: Site) -> None:
     await site.return_later()
     thief = site.browser.jar.copy()

@@ -50,6 +50,49 @@ def generation_of(exchange: Exchange) -> int:
 # The life of a session.
 
 
+async def test_times_are_whole_milliseconds_that_have_passed(world: World) -> None:
+    """Those of BSON: what the engine compares is what the database keeps. And none is of the future."""
+    world.clock.advance(0.0019)
+    record = await world.record(await world.begin())
+    times = (record.created_at, record.renewed_at, record.rotated_at, record.seen_at)
+    assert times == ((world.clock() * 1000 // 1) / 1000,) * 4
+    assert record.created_at == pytest.approx(world.clock() - 0.0009, abs=1e-6)
+
+
+@pytest.mark.parametrize("renews", [False, True])
+async def test_a_creation_that_failed_is_tried_again_by_the_next_commit(world: World, renews: bool) -> None:
+    """Nobody has the token of the first one, so nothing can be done twice."""
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["basket"] = ["tea"]
+    session.increment("visits")
+    if renews:
+        session.renew(subject="user:42")
+    world.store.around = away
+    with pytest.raises(StoreUnavailable):
+        await world.engine.commit(session)
+    world.recover()
+    await exchange.answer()
+    exchange.deliver()
+    async with world.browser.visit() as session:
+        assert session == {"basket": ["tea"], "visits": 1}
+        assert session.subject == ("user:42" if renews else None)
+
+
+async def test_a_creation_that_failed_is_dropped_with_an_event_once_the_headers_are_gone(world: World) -> None:
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["basket"] = ["tea"]
+    world.store.around = away
+    with pytest.raises(StoreUnavailable):
+        await world.engine.commit(session)
+    world.recover()
+    await world.engine.commit(session, sent=True)
+    assert [(event.kind, event.keys) for event in world.events()] == [(EventKind.DROPPED_WRITE, ("basket",))]
+    assert await world.engine.commit(session, sent=True) == []
+    assert world.events() == []
+
+
 async def test_the_life_of_a_session(world: World) -> None:
     async with world.browser.visit() as session:
         assert (session.verdict, session.is_new, session.id, session.subject) == ("anonymous", True, None, None)

@@ -13,7 +13,7 @@ import pytest
 
 from mongosession import DataError, EventKind, Session, StoreUnavailable, Timeouts
 from mongosession.session import tracker
-from mongosession.testing import Browser
+from mongosession.testing import Browser, seeded
 
 from .building import Change, do
 from .world import KEY, World, away, lost
@@ -183,6 +183,7 @@ PUTS: dict[str, Any] = {
     "updated": lambda session, value: session.update(x=value),
     "merged": lambda session, value: session.__ior__({"x": value}),
     "set where there was none": lambda session, value: session.setdefault("x", value),
+    "put in past the methods": lambda session, value: dict.__setitem__(session, "x", value),
 }
 
 
@@ -248,9 +249,11 @@ async def test_a_cookie_that_was_sent_is_read_by_the_process_that_sent_it_as_by_
 ) -> None:
     await visit(world, basket=["tea"], seen=datetime(2026, 1, 2, tzinfo=UTC))
     cookie, other = world.browser.jar.header(), world.serve(anonymous="cookie", timeouts=TIMEOUTS)
-    shown = [tracker(await engine.open(cookie)) for engine in (other, world.engine, other, world.engine)]
-    assert len({(about.record, about.signed, about.resend, about.asked) for about in shown}) == 1
-    monkeypatch.setattr("mongosession.signed.a2b_base64", None)  # neither has to read it again
+    read = tracker(await other.open(cookie))
+    monkeypatch.setattr("mongosession.signed.a2b_base64", None)  # from here on nobody can read it anew
+    sent = tracker(await world.engine.open(cookie))
+    assert (sent.record, sent.signed, sent.base) == (read.record, read.signed, read.base)
+    assert (sent.resend, sent.asked) == (read.resend, read.asked)
     for engine in (world.engine, other):
         session = await engine.open(cookie)
         assert session == {"basket": ["tea"], "seen": datetime(2026, 1, 2, tzinfo=UTC)}
@@ -268,6 +271,174 @@ async def test_what_is_remembered_of_a_cookie_ends_with_its_session(world: World
     assert await world.engine.open(cookie) == {"n": 1}
     world.clock.advance(0.001)
     assert (await world.engine.open(cookie)).verdict == "invalid"
+
+
+MOVES: dict[str, Any] = {
+    "protected": lambda session: (session.update(secret=["1234"]), session.protect()),
+    "logged in": lambda session: (session.update(secret=["1234"]), session.renew(subject="user:42")),
+    "an operator": lambda session: session.append("secret", "1234"),
+    "too long": lambda session: session.update(secret=["1234"], noise=seeded(1)(3500)),
+}
+
+
+@pytest.mark.parametrize("visited", [False, True], ids=["new", "visitor"])
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+async def test_a_move_that_failed_is_tried_again_by_the_next_commit(world: World, move: Any, visited: bool) -> None:
+    """And never are its data left in a cookie that everybody can read."""
+    if visited:
+        await visit(world, n=1)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    move(session)
+    world.store.around = away
+    with pytest.raises(StoreUnavailable):
+        await world.engine.commit(session)
+    world.recover()
+    session["m"] = 2
+    await exchange.answer()
+    exchange.deliver()
+    assert world.store.take() == ["create", "create"]
+    assert await world.living() == 1
+    found = await world.read()
+    assert (found["secret"], found["m"], found.get("n")) == (["1234"], 2, 1 if visited else None)
+    assert world.store.take() == ["load"]
+    session["secret"] = "late"
+    assert await session.save()
+    assert (await world.read())["secret"] == "late"
+
+
+@pytest.mark.parametrize("touched", [False, True])
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+async def test_a_move_that_failed_leaves_nothing_in_the_answer_that_says_so(
+    world: World, move: Any, touched: bool
+) -> None:
+    await visit(world, n=1)
+    world.clock.advance(IDLE / 2 if touched else 0)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    move(session)
+    world.store.around = away
+    with pytest.raises(StoreUnavailable):
+        await world.engine.commit(session)
+    await exchange.answer(status=503)
+    exchange.deliver()
+    assert await world.engine.commit(session, status=503, sent=True) == []
+    assert (session, world.events()) == ({"n": 1}, [])
+    assert (await world.read(), world.store.take()) == ({"n": 1}, ["create"])
+
+
+@pytest.mark.parametrize("touched", [False, True])
+async def test_what_is_cleared_and_filled_again_is_neither_written_nor_dropped(world: World, touched: bool) -> None:
+    await visit(world, n=1, basket=["tea"])
+    world.clock.advance(IDLE / 2 if touched else 0)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    before = session.copy()
+    session.clear()
+    session.update(before)
+    headers = dict(await exchange.answer())
+    exchange.deliver()
+    assert ("Set-Cookie" in headers) is touched
+    await world.engine.commit(session, sent=True)
+    assert world.events() == []
+    session["late"] = 1
+    await world.engine.commit(session, sent=True)
+    assert [event.keys for event in world.events()] == [("late",)]
+
+
+async def test_what_a_5xx_discards_is_gone_from_the_dictionary_too(world: World) -> None:
+    await visit(world, n=1, basket=["tea"])
+    world.clock.advance(IDLE / 2)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["n"] = 2
+    session["basket"].append("milk")
+    assert "Set-Cookie" in dict(await exchange.answer(status=500))
+    exchange.deliver()
+    assert session == {"n": 1, "basket": ["tea"]}
+    await world.engine.commit(session, status=500, sent=True)
+    session["basket"].append("late")
+    await world.engine.commit(session, sent=True)
+    assert [event.keys for event in world.events()] == [("basket",)]
+    assert await world.read() == {"n": 1, "basket": ["tea"]}
+
+
+async def test_a_life_of_its_own_alone_does_not_make_the_answer_depend_on_the_session(world: World) -> None:
+    await visit(world, n=1)
+    exchange = world.browser.send()
+    (await exchange.open()).set_expiry(idle=60)
+    assert [name for name, _ in await exchange.answer()] == ["Set-Cookie", "Cache-Control"]
+
+
+async def test_a_touch_that_cannot_be_sent_is_not_asked_for_again(world: World) -> None:
+    await visit(world, n=1)
+    world.clock.advance(IDLE / 2)
+    session = await world.engine.open(world.browser.jar.header(), tokens=False)
+    assert world.engine.settled(session) is None
+    assert await world.engine.commit(session) == []
+    assert world.engine.settled(session, sent=True) == []
+
+
+async def test_what_was_taken_out_at_once_is_compared_anew_once_it_is_in_the_cookie(world: World) -> None:
+    await visit(world, flash=["saved"], basket=["tea"], n=1)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    assert await session.set_default("basket", []) == ["tea"]
+    session["basket"] = ["tea", "milk"]
+    session["n"] = 10**12
+    del session["flash"]
+    await exchange.answer()
+    exchange.deliver()
+    late: list[tuple[dict[str, Any], list[tuple[str, ...]]]] = [
+        ({"basket": ["tea", "milk"]}, []),
+        ({"basket": ["tea"]}, [("basket",)]),
+        ({"flash": ["saved"]}, [("flash",)]),
+    ]
+    for data, told in late:
+        session.update(data)
+        await world.engine.commit(session, sent=True)
+        assert [event.keys for event in world.events()] == told
+
+
+async def test_the_limit_is_of_what_the_cookie_holds_now() -> None:
+    world = World(anonymous="cookie", max_data=100)
+    await visit(world, a="x" * 60)
+    exchange = world.browser.send()
+    session = await exchange.open()
+    session["a"] = "x" * 20
+    await exchange.answer()
+    session["b"] = "y" * 40
+    await world.engine.commit(session, sent=True)
+    assert [event.keys for event in world.events()] == [("b",)]  # dropped, but not too much
+
+
+async def test_data_over_a_limit_that_was_lowered_may_shrink_in_the_cookie() -> None:
+    world = World(anonymous="cookie", max_data=1000)
+    await visit(world, a="x" * 500)
+    world.browser.engine = world.engine = world.serve(anonymous="cookie", max_data=100)
+    async with world.browser.visit() as session:
+        session["a"] = "x" * 400
+    assert await world.read() == {"a": "x" * 400}
+    assert world.store.take() == []
+
+
+async def test_keys_that_are_equal_by_rules_of_their_own_are_written_once(world: World) -> None:
+    class Key(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            return self is other
+
+    await visit(world, n=1)
+    async with world.browser.visit() as session:
+        session[Key("m")] = 1
+        session[Key("m")] = 2
+    cookie = world.browser.jar.header()
+    for engine in (world.engine, world.serve(anonymous="cookie", timeouts=TIMEOUTS)):
+        assert await engine.open(cookie) == {"n": 1, "m": 2}
 
 
 async def test_a_log_in_after_the_headers_takes_back_what_was_stored_with_it(world: World) -> None:

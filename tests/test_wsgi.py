@@ -23,6 +23,7 @@ from uuid import uuid4
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
+import anyio
 import pymongo
 import pytest
 
@@ -834,6 +835,30 @@ def test_waiting_ends_at_the_deadline(site: Site) -> None:
     wait(gate.open())
     assert gate.passed.wait(SECONDS)
     assert site.stored() == {**TEA, "seen": True}
+
+
+def test_what_takes_too_long_ends_where_it_runs() -> None:
+    """On the loop, in its own time: nobody closes it from here."""
+    released, ended = asyncio.Event(), list[str]()
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await released.wait()
+            ended.append(threading.current_thread().name)
+
+    async def release() -> None:
+        released.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    with pytest.raises(StoreUnavailable, match="did not end within"):
+        wait(stubborn(), 0.05)
+    assert ended == []
+    wait(release())
+    assert ended == ["mongosession"]
 
 
 def test_a_timeout_of_the_awaitables_own_is_its_own() -> None:
