@@ -307,7 +307,8 @@ class SessionEngine:
 
         Raises:
             DataError: the session holds what cannot be stored; nothing of its data was written.
-            StoreUnavailable: the database did not answer within the deadline; the write may or may not have happened.
+            StoreUnavailable: the database did not answer within the deadline; the write may or may not have happened. A
+                session that was to begin, or to move out of its cookie, does so with the next commit.
         """
         nothing = self.settled(session, status=status, sent=sent)
         if nothing is not None:

@@ -417,10 +417,9 @@ class Tracker:
         if kept is not None and kept.record.data != self._raw:  # all of the data go into the cookie
             self._raw = self._seen = raw = kept.record.data
             self._size, self._pristine, self._encodings = len(raw), None, _NOTHING
-            # Who has put a container in still has it.
-            self.lent = self.lent or any(
-                type(value) not in IMMUTABLE and value is not self.base.get(key) for key, value in dict.items(data)
-            )
+            for key, value in dict.items(data):
+                if type(value) not in IMMUTABLE and value is not self.base.get(key):
+                    self.lent = True  # who has put it in still has it
         elif difference is not None:
             if self._encodings or difference.encodings:
                 before = {key: encoding for key, encoding in self._encodings.items() if key not in difference.keys}

@@ -480,8 +480,8 @@ MUTANTS = (
     ),
     Mutant(
         "tracker",
-        "value is not self.base.get(key) for key, value",
-        "False for key, value",
+        "not in IMMUTABLE and value is not self.base.get(key):",
+        "not in IMMUTABLE and value is None:",
         "visitors",
         "what changes after the headers in a container that was put in is told",
     ),
