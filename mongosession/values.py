@@ -64,7 +64,7 @@ IMMUTABLE = frozenset(
 _PERCENT, _DOLLAR = b"%$"  # a byte is found sooner as a number
 _UNSAFE = "[%.$\0\ud800-\udfff]"  # compiled where it is asked for: that takes long, and most keys are identifiers
 # What encode_name writes, the empty key's name behind its type; lengths and numbers hold a % by chance.
-_ESCAPED = re.compile(rb"%(?:2[45E]|00|u|(?<=[\x01-\x13\x7f\xff]%)\0)")
+_ESCAPED = rb"%(?:2[45E]|00|u|(?<=[\x01-\x13\x7f\xff]%)\0)"
 _OPENINGS = b"\x03\x04\x0f"  # the types that hold others: document, array, code with scope
 _LEVEL = 7  # bytes that a level of nesting takes at least: type, NUL of the name, length, NUL of the end
 _LISTS = (list, tuple)
@@ -181,7 +181,7 @@ def plain_encoding(data: Mapping[str, Any]) -> bytes | None:
 def plainly_encoded(raw: bytes) -> bool:
     """Whether nothing but the same data has these bytes as its plain encoding. Not so where names in them are escaped,
     or there is a ``DBRef``, which is written as a dictionary of its parts."""
-    return not ((_PERCENT in raw and _ESCAPED.search(raw)) or (_DOLLAR in raw and b"$ref\0" in raw))
+    return not ((_PERCENT in raw and re.search(_ESCAPED, raw)) or (_DOLLAR in raw and b"$ref\0" in raw))
 
 
 def element_size(name: str, value: Any) -> int | None:
@@ -294,7 +294,7 @@ def _prepare(key: str, value: Any, depth: int) -> Any:
 
 def _decoded(data: dict[str, Any], raw: bytes) -> dict[str, Any]:
     """The data with their names decoded; most have none to decode, which the bytes tell at less cost."""
-    return cast("dict[str, Any]", _restore(data)) if _PERCENT in raw and _ESCAPED.search(raw) else data
+    return cast("dict[str, Any]", _restore(data)) if _PERCENT in raw and re.search(_ESCAPED, raw) else data
 
 
 def _restore(value: Any) -> Any:
