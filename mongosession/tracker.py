@@ -93,26 +93,30 @@ class Operation(NamedTuple):
     leads_to: bytes
 
 
-class Calls(NamedTuple):
+class Calls:
     """What a session can ask of the engine while the handler runs."""
 
-    save: Callable[[Any], Awaitable[bool]]
-    pop_once: Callable[[Any, str, Any], Awaitable[Any]]
-    set_default: Callable[[Any, str, Any], Awaitable[Any]]
+    def __init__(
+        self,
+        save: Callable[[Any], Awaitable[bool]],
+        pop_once: Callable[[Any, str, Any], Awaitable[Any]],
+        set_default: Callable[[Any, str, Any], Awaitable[Any]],
+    ) -> None:
+        self.save, self.pop_once, self.set_default = save, pop_once, set_default
 
 
-class State(NamedTuple):
-    """What a commit changes of a tracker: the base of the comparison, and what was asked for."""
-
-    base: dict[str, Any]
-    encodings: Mapping[str, bytes]
-    size: int
-    operations: Mapping[str, Operation]
-    replaced: bool
-    intent: Intent
-    life: Life | None
-    description: Mapping[str, str] | None
-    protected: bool
+State = tuple[
+    dict[str, Any],  # base
+    Mapping[str, bytes],  # encodings
+    int,  # size
+    Mapping[str, Operation],
+    bool,  # replaced
+    Intent,
+    Life | None,
+    Mapping[str, str] | None,  # description
+    bool,  # protected
+]
+"""What a commit changes of a tracker: the base of the comparison, and what was asked for."""
 
 
 class Difference(NamedTuple):
@@ -435,17 +439,8 @@ class Tracker:
 
     def state(self) -> State:
         """What a commit will change of this record."""
-        return State(
-            self.base,
-            self._encodings,
-            self._size,
-            self.operations,
-            self.replaced,
-            self.intent,
-            self.life,
-            self.description,
-            self.protected,
-        )
+        data = self.base, self._encodings, self._size, self.operations, self.replaced
+        return *data, self.intent, self.life, self.description, self.protected
 
     def restore(self, data: dict[str, Any], state: State, *, repeat: bool = False) -> tuple[str, ...]:
         """A commit failed: its changes are to be done yet. What was asked for meanwhile counts more than what it asked.
