@@ -235,12 +235,7 @@ class SessionEngine:
         presented = self._codec.read(values[0], now)
         if presented is not None:
             return self._load(about, presented, now, large_body, on_outage)
-        opened = self._kept(values[0], now)
-        if opened is not None:
-            self._hold_cookie(about, opened, now)
-        else:
-            about.judgement = FORGED
-        return begin(about)
+        return self._begin(about, self._kept(values[0], now), now)
 
     async def _open_one_of(
         self, about: Tracker, values: list[str], now: float, large_body: bool, on_outage: Literal["raise", "anonymous"]
@@ -250,11 +245,7 @@ class SessionEngine:
         found = self._found(values, now)
         if isinstance(found, list):
             return await self._load(about, found[0], now, large_body, on_outage, found)
-        if found is not None:
-            self._hold_cookie(about, found, now)
-        else:
-            about.judgement = FORGED
-        return begin(about)
+        return self._begin(about, found, now)
 
     async def _load(
         self,
@@ -597,13 +588,17 @@ class SessionEngine:
         opened = self._signed.read(value) if self._signed is not None else None
         return opened if opened is not None and now < opened[1].expires_at else None
 
-    def _hold_cookie(self, about: Tracker, opened: Opened, now: float) -> None:
-        """The request holds a session that lives in its cookie: the database is not asked."""
+    def _begin(self, about: Tracker, opened: Opened | None, now: float) -> Session:
+        """A session for which the database is not asked: it lives in its cookie, or no cookie opens one."""
+        if opened is None:
+            about.judgement = FORGED
+            return begin(about)
         about.signed, record, due, content, role = opened
         about.judgement, about.came = IN_COOKIE, now
         about.hold(record, content)
         about.resend = role is OLD
         about.asked = about.resend or now >= due
+        return begin(about)
 
     async def _note(self, about: Tracker, judged: Judgement, record: Record | None) -> None:
         """What is rare and raises an event; the revocation of a copied session among it."""

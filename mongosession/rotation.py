@@ -27,12 +27,25 @@ Why so:
 (The rows for "no cookie" and "does not verify" need no document: the engine gives them without asking.)
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from mongosession.events import Verdict
 from mongosession.policy import DAY, Rotation, Timeouts
 from mongosession.store import DESTROYED, Record
 from mongosession.tokens import Token
+
+if TYPE_CHECKING:
+
+    class Lasting(Protocol):
+        """What a session's end depends on: of a document, or of a session that lives in its cookie."""
+
+        @property
+        def created_at(self) -> float: ...
+        @property
+        def seen_at(self) -> float: ...
+        @property
+        def idle(self) -> float | None: ...
+
 
 TOUCHES = 10
 """The time of the last request is written this many times per idle timeout at most."""
@@ -138,10 +151,10 @@ def judge(
     return Judgement(Verdict.LATE if large_body else Verdict.COPIED, now, behind)
 
 
-def expiry(record: Record, timeouts: Timeouts) -> float:
-    """When a session ends if nobody uses it: seconds since 1970."""
-    idle = timeouts.idle if record.idle is None else record.idle
-    unused, end = record.seen_at + idle, record.created_at + timeouts.absolute
+def expiry(session: "Lasting", timeouts: Timeouts) -> float:
+    """When a session ends if nobody uses it, seconds since 1970: where ``now >= expiry(...)`` it has ended."""
+    idle = timeouts.idle if session.idle is None else session.idle
+    unused, end = session.seen_at + idle, session.created_at + timeouts.absolute
     return unused if unused < end else end  # noqa: FURB136  # each request asks, and `min` takes five times the steps
 
 

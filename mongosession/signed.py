@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from mongosession.keys import MAC_BYTES, KeyRing, Role
 from mongosession.policy import Timeouts
 from mongosession.recent import Recent
-from mongosession.rotation import touch_at
+from mongosession.rotation import expiry, touch_at
 from mongosession.store import Record
 from mongosession.tokens import session_id
 from mongosession.values import EMPTY, load, load_safely
@@ -161,12 +161,12 @@ class SignedCodec:
             signed, record, due, role = recent
             return signed, record, due, load(record.data), role
         opened = self._open(text)
-        if opened is not None:
-            signed, record, _, _, role = opened
-            self.remember(text, signed, record, role)
-        return opened
+        if opened is None:
+            return None
+        signed, record, content, role = opened
+        return signed, record, self.remember(text, signed, record, role), content, role
 
-    def remember(self, text: str, signed: Signed, record: Record, role: Role = Role.PRIMARY) -> None:
+    def remember(self, text: str, signed: Signed, record: Record, role: Role = Role.PRIMARY) -> float:
         """Remember what a text holds: the next request with it need not find that out.
 
         Args:
@@ -174,11 +174,15 @@ class SignedCodec:
             signed: what it holds.
             record: what a document would hold of it.
             role: of the key that signed it.
+
+        Returns:
+            When its idle timeout has to be moved.
         """
         due, size = touch_at(record, self._timeouts), _OBJECTS + len(text) + len(signed.data)
         self._recent.add(text, (signed, record, due, role), size)
+        return due
 
-    def _open(self, text: str) -> Opened | None:
+    def _open(self, text: str) -> tuple[Signed, Record, dict[str, Any], Role] | None:
         """What a text holds that is not remembered."""
         length = len(text)
         if text[-1] not in _LAST[length % 4]:
@@ -212,15 +216,7 @@ class SignedCodec:
         persistent = bool(flags & _PERSISTENT) if flags & _PERSISTENCE else None
         # In fewer steps than the constructor takes.
         signed = tuple.__new__(Signed, (sid, created_at, seen_at, data, idle, persistent))
-        record = in_cookie(signed, self._timeouts)
-        return signed, record, touch_at(record, self._timeouts), content, role
-
-
-def expiry(signed: Signed, timeouts: Timeouts) -> float:
-    """When a signed session ends if nobody uses it, seconds since 1970: where ``now >= expiry(...)`` it has ended."""
-    idle = timeouts.idle if signed.idle is None else signed.idle
-    unused, end = signed.seen_at + idle, signed.created_at + timeouts.absolute
-    return unused if unused < end else end  # noqa: FURB136  # as in `rotation`
+        return signed, in_cookie(signed, self._timeouts), content, role
 
 
 def in_cookie(signed: Signed, timeouts: Timeouts, id: bytes | None = None) -> Record:

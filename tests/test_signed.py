@@ -31,8 +31,8 @@ from hypothesis import strategies as st
 from mongosession.keys import KeyRing, Role
 from mongosession.policy import Timeouts
 from mongosession.recent import Recent
-from mongosession.rotation import touch_at
-from mongosession.signed import MAX_COOKIE, MAX_DATA, ROOM, Signed, SignedCodec, expiry, in_cookie
+from mongosession.rotation import expiry, touch_at
+from mongosession.signed import MAX_COOKIE, MAX_DATA, ROOM, Signed, SignedCodec, in_cookie
 from mongosession.tokens import Token, TokenCodec
 from mongosession.values import MAX_DEPTH, load
 
