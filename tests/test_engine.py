@@ -68,9 +68,7 @@ async def test_a_creation_that_failed_is_tried_again_by_the_next_commit(world: W
     session.increment("visits")
     if renews:
         session.renew(subject="user:42")
-    world.store.around = away
-    with pytest.raises(StoreUnavailable):
-        await world.engine.commit(session)
+    await world.fail(session)
     world.recover()
     await exchange.answer()
     exchange.deliver()
@@ -83,9 +81,7 @@ async def test_a_creation_that_failed_is_dropped_with_an_event_once_the_headers_
     exchange = world.browser.send()
     session = await exchange.open()
     session["basket"] = ["tea"]
-    world.store.around = away
-    with pytest.raises(StoreUnavailable):
-        await world.engine.commit(session)
+    await world.fail(session)
     world.recover()
     await world.engine.commit(session, sent=True)
     assert [(event.kind, event.keys) for event in world.events()] == [(EventKind.DROPPED_WRITE, ("basket",))]

@@ -290,9 +290,7 @@ async def test_a_move_that_failed_is_tried_again_by_the_next_commit(world: World
     exchange = world.browser.send()
     session = await exchange.open()
     move(session)
-    world.store.around = away
-    with pytest.raises(StoreUnavailable):
-        await world.engine.commit(session)
+    await world.fail(session)
     world.recover()
     session["m"] = 2
     await exchange.answer()
@@ -317,9 +315,7 @@ async def test_a_move_that_failed_leaves_nothing_in_the_answer_that_says_so(
     exchange = world.browser.send()
     session = await exchange.open()
     move(session)
-    world.store.around = away
-    with pytest.raises(StoreUnavailable):
-        await world.engine.commit(session)
+    await world.fail(session)
     await exchange.answer(status=503)
     exchange.deliver()
     assert await world.engine.commit(session, status=503, sent=True) == []

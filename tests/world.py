@@ -7,7 +7,9 @@ from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from mongosession import Event, EventKind, MemoryStore, SessionEngine, StoreUnavailable
+import pytest
+
+from mongosession import Event, EventKind, MemoryStore, Session, SessionEngine, StoreUnavailable
 from mongosession.store import Changes, Record
 from mongosession.testing import Browser, CountingStore, HandClock, seeded
 
@@ -96,6 +98,12 @@ class World:
         self.events()
         assert session.id is not None
         return session.id
+
+    async def fail(self, session: Session) -> None:
+        """The session is committed while the database is away, and that stays so."""
+        self.store.around = away
+        with pytest.raises(StoreUnavailable):
+            await self.engine.commit(session)
 
     async def rotate(self, times: int = 1) -> None:
         """The browser comes back as often, each time with a token that is due."""
